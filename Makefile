@@ -1,0 +1,35 @@
+# Two commands matter: `make demo` (see the method work) and `make test` (ruff and the fast tests).
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/demo
+
+.PHONY: demo test test-slow lint clean
+demo: .venv/demo
+	$(BIN)/fastdmt demo --run $(RUN)
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: .venv/python setup.py constraints.txt
+	$(BIN)/pip install --quiet --editable . --constraint constraints.txt
+	touch $@
+
+.venv/test: .venv/python setup.py constraints.txt
+	$(BIN)/pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

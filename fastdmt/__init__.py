@@ -1,0 +1,1 @@
+"""Dual Mean-Teacher for audio-visual source localization."""

@@ -1,0 +1,183 @@
+"""What each op means, in plain PyTorch: the CPU path, and the truth that every kernel is tested against.
+
+Letters: N frames, M sounds, D channels, h w cells of the map, H W pixels of the frame, K boxes.
+All functions are differentiable where their op is, accept float16/32/64 and bfloat16, and never wait for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD = 32  # pixels a packed word holds
+
+
+class Consensus(NamedTuple):
+    """What two teachers agree on. Every field lives on the maps' device."""
+
+    keep: Tensor  #: [N] bool, IoU >= tau
+    iou: Tensor  #: [N] float32, IoU of the two thresholded maps, 0 when their union is empty
+    mask: Tensor  #: [N, H, ceil(W/32)] int32, bit-packed intersection
+    valid: Tensor | None  #: like mask: pixels that count in the loss (None: all)
+    confidence: Tensor | None  #: [N, H, W] uint8, 255 * soft intersection (None: hard)
+    empty_share: Tensor  #: [] float32, share of samples whose intersection is empty
+
+
+def _accumulate(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
+    v, a = _accumulate(v), _accumulate(a)
+    v = v * torch.rsqrt(v.square().sum(1, keepdim=True) + eps * eps)
+    a = a * torch.rsqrt(a.square().sum(1, keepdim=True) + eps * eps)
+    return torch.einsum("ndhw,nd->nhw", v, a)
+
+
+def mil_logits(v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6) -> Tensor:
+    v, a = _accumulate(v), _accumulate(a)
+    v = v.flatten(2)
+    v = v * torch.rsqrt(v.square().sum(1, keepdim=True) + eps * eps)
+    a = a * torch.rsqrt(a.square().sum(1, keepdim=True) + eps * eps)
+    return torch.einsum("ndp,md->nmp", v, a).max(dim=2).values / tau
+
+
+def upsample(s: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, align_corners=False: [N, h, w] -> [N, H, W]."""
+    return F.interpolate(_accumulate(s)[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    n, height, width = mask.shape
+    words = (width + WORD - 1) // WORD
+    bits = F.pad(mask.to(torch.int64), (0, words * WORD - width)).view(n, height, words, WORD)
+    packed = (bits << torch.arange(WORD, device=mask.device)).sum(-1)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+
+
+def unpack_mask(packed: Tensor, width: int) -> Tensor:
+    bits = (packed[..., None] >> torch.arange(WORD, device=packed.device, dtype=torch.int32)) & 1
+    return bits.flatten(-2)[..., :width].bool()
+
+
+def boxes_to_mask(boxes: Tensor, size: tuple[int, int], min_agree: int = 1) -> Tensor:
+    height, width = size
+    x = torch.arange(width, device=boxes.device) + 0.5
+    y = torch.arange(height, device=boxes.device) + 0.5
+    x0, y0, x1, y1 = boxes.float().unbind(-1)
+    in_x = (x >= x0[..., None]) & (x < x1[..., None])
+    in_y = (y >= y0[..., None]) & (y < y1[..., None])
+    votes = torch.einsum("nkh,nkw->nhw", in_y.float(), in_x.float())
+    return pack_mask(votes >= min_agree)
+
+
+def _logits(s: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    s = _accumulate(s)
+    w, b = affine.to(s.dtype).unbind()
+    return upsample(w * s + b, size)
+
+
+def consensus(
+    s_a: Tensor,
+    s_b: Tensor,
+    affine_a: Tensor,
+    affine_b: Tensor,
+    delta: float = 0.6,
+    tau: float = 0.7,
+    size: tuple[int, int] = (224, 224),
+    *,
+    probability: str = "sigmoid",
+    soft: str = "none",
+    ignore_below: float | None = None,
+) -> Consensus:
+    def confidence(s, affine):
+        if probability == "sigmoid":
+            return _logits(s, affine, size).sigmoid()
+        up = upsample(s, size)
+        if probability == "clamp":
+            return up.clamp(0, 1)
+        low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
+        return (up - low) / (high - low)
+
+    def above(s, affine, level):
+        # In the raw domain: no sigmoid and no division stands between the map and its threshold.
+        if probability == "sigmoid":
+            return _logits(s, affine, size) >= math.log(level / (1 - level))
+        up = upsample(s, size)
+        if probability == "clamp":
+            return up >= level
+        low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
+        return (up >= low + level * (high - low)) & (high > low)
+
+    m_a, m_b = above(s_a, affine_a, delta), above(s_b, affine_b, delta)
+    inter, union = m_a & m_b, m_a | m_b
+    n_inter, n_union = inter.sum((1, 2)), union.sum((1, 2))
+    iou = n_inter.float() / n_union.clamp(min=1).float()
+    finite = torch.isfinite(s_a).all((1, 2)) & torch.isfinite(s_b).all((1, 2))
+    iou = torch.where(finite, iou, torch.zeros_like(iou))
+    inter = inter & finite[:, None, None]
+    keep = (iou >= tau) & (n_inter > 0) & finite
+
+    valid = soft_map = None
+    if ignore_below is not None:
+        quiet = ~above(s_a, affine_a, ignore_below) & ~above(s_b, affine_b, ignore_below)
+        valid = pack_mask(inter | quiet)
+    if soft != "none":
+        p_a, p_b = confidence(s_a, affine_a), confidence(s_b, affine_b)
+        joint = p_a * p_b if soft == "product" else torch.minimum(p_a, p_b)
+        soft_map = (torch.where(inter, joint, torch.zeros_like(joint)) * 255).round().to(torch.uint8)
+    empty = (~inter.any(2).any(1)).float()
+    share = empty.sum() / max(len(empty), 1)
+    return Consensus(keep, iou, pack_mask(inter), valid, soft_map, share)
+
+
+def localization_loss(
+    s: Tensor,
+    affine: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    size: tuple[int, int],
+    valid: Tensor | None = None,
+    total: Tensor | None = None,
+    min_agree: int = 1,
+) -> Tensor:
+    logits = _logits(s, affine, size)
+    if target.dtype == torch.uint8:
+        truth = target.to(logits.dtype) / 255
+    else:
+        packed = target if target.dtype == torch.int32 else boxes_to_mask(target, size, min_agree)
+        truth = unpack_mask(packed, size[1]).to(logits.dtype)
+    pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    if valid is None:
+        sample = pixel.mean((1, 2))
+    else:
+        counts = unpack_mask(valid, size[1]).to(pixel.dtype)
+        sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
+    weight = weight.to(sample.dtype)
+    # where, not a product: a row of weight 0 may hold a NaN map, and 0 * NaN is NaN.
+    weighted = torch.where(weight > 0, weight * sample, torch.zeros_like(sample)).sum()
+    total = weight.sum() if total is None else total.to(sample.dtype)
+    return weighted / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def ema_update(
+    teachers: Sequence[Tensor],
+    students: Sequence[Tensor],
+    m: Tensor | float,
+    shadow: Sequence[Tensor | None] | None = None,
+) -> None:
+    with torch.no_grad():
+        for i, (teacher, student) in enumerate(zip(teachers, students, strict=True)):
+            if teacher.is_floating_point():
+                keep = m.to(teacher.dtype) if isinstance(m, Tensor) else m
+                teacher.add_((student.to(teacher.dtype) - teacher) * (1 - keep))
+            else:
+                teacher.copy_(student)
+            if shadow is not None and shadow[i] is not None:
+                shadow[i].copy_(teacher)
