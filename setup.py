@@ -7,7 +7,6 @@ from setuptools import setup
 PACKAGES = {
     "fastdmt": "fastdmt",
     "fastdmt.encoders": "fastdmt/encoders",
-    "fastdmt.methods": "fastdmt/methods",
     "fastdmt_kernels": "kernels/fastdmt_kernels",
     "fastdmt_loaders": "loaders/fastdmt_loaders",
 }

@@ -48,11 +48,25 @@ def read_sound(
     """
     path = Path(path)
     pcm, native = _decode(path, seconds, centre)
+    return _at_rates(pcm, native, rates, seconds, str(path))
+
+
+def fit_waveform(waveform: np.ndarray, rate: int, rates: Sequence[int], seconds: float = 3.0) -> dict[int, np.ndarray]:
+    """`read_sound` for a sound already in memory: [T] or [T, channels], float in -1..1 or a signed integer type."""
+    pcm = np.asarray(waveform)
+    pcm = pcm.astype(np.float32) / (np.iinfo(pcm.dtype).max + 1 if pcm.dtype.kind == "i" else 1)
+    pcm = pcm.mean(axis=1) if pcm.ndim == 2 else pcm
+    need = math.ceil(seconds * rate)
+    start = _first_sample(len(pcm), need, rate, None)
+    return _at_rates(pcm[start : start + need], rate, rates, seconds, "the waveform")
+
+
+def _at_rates(pcm: np.ndarray, native: int, rates: Sequence[int], seconds: float, name: str) -> dict[int, np.ndarray]:
     if len(pcm) == 0:
-        raise DataError(f"{path}: holds no sound samples; {MEND}")
+        raise DataError(f"{name}: holds no sound samples; {MEND}")
     # One sum finds every NaN and infinity without a temporary of the signal's size.
     if not math.isfinite(float(pcm.sum(dtype=np.float64))):
-        raise DataError(f"{path}: holds NaN or infinite samples; {MEND}")
+        raise DataError(f"{name}: holds NaN or infinite samples; {MEND}")
     need = math.ceil(seconds * native)
     if len(pcm) < need:
         pcm = np.tile(pcm, -(-need // len(pcm)))[:need]

@@ -1,0 +1,302 @@
+"""Every setting of a run. The docstrings below are the command line's help; this file never imports torch.
+
+A preset is a function that returns a complete `TrainConfig`; flags given by the user replace single fields of it.
+Marks in the text: [paper] stated by the paper's abstract or figure, [recalled] its default as far as known,
+[peer] the convention of the field's public code, [ours] a choice of this project with a reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .errors import FastDMTError
+
+MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
+LocalizerName = Literal["dmt", "ezvsl", "lvs", "slavc"]
+VisualName = Literal["resnet18", "resnet50", "vgg16", "small"]
+AudioName = Literal["vggish", "soundnet8", "spectrogram", "small-logmel", "small-spectrogram"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The files, and how they become batches."""
+
+    root: Annotated[Path, tyro.conf.arg(name="data")] = Path("data/demo")
+    """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made when absent."""
+    annotations: Literal["auto", "flickr", "vggss"] = "auto"
+    """Whose boxes: Flickr-SoundNet's XML (3 annotators, at least 2 must agree) or vggss.json (union)."""
+    train_list: str = "train.txt"
+    """Ids used without their boxes, one a line, below the data folder or absolute."""
+    labelled_list: str = "labelled.txt"
+    """Ids whose boxes may be used."""
+    val_list: str = "val.txt"
+    """Ids that choose the best checkpoint; never the test list."""
+    test_list: str = "test.csv"
+    """Ids that `eval` reports; dropped from every training list, with a count."""
+    labels: int = 0
+    """Label budget: use the first so many of the seeded order of the labelled list (nested); 0 is all."""
+    size: int = 256
+    """Side of the square frame that the network sees, in pixels."""
+    seconds: float = 3.0
+    """Seconds of sound around the middle of the file; shorter sounds are tiled [peer]."""
+    audio_augment: Literal["none", "light", "full"] = "full"
+    """Time shift, gain and band masks on the students' sound [ours: it helps every method]; `none` is the paper."""
+    loader: Literal["auto", "torch", "dali"] = "auto"
+    """Who decodes: DALI (on the device when there is one) or torch workers; the batches are the same."""
+    cache: Literal["auto", "none", "host", "device"] = "auto"
+    """Keep decoded uint8 frames and sound in memory after the first use; auto: when they fit."""
+    workers: int = -1
+    """Loader processes or threads; -1: from the machine."""
+    max_bad_files: float = 0.001
+    """Share of files that may turn out broken during a run before it stops; each is named and counted."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The localizers. A and B share the visual architecture and differ in their ears (section 2) and their seeds."""
+
+    localizer: LocalizerName = "dmt"
+    """Whose map and contrastive loss: DMT's own (EZ-VSL's loss), or EZ-VSL, LVS, SLAVC wrapped unchanged."""
+    visual: VisualName = "resnet18"
+    """Visual encoder; standard parameter names, so public weight files load."""
+    output_stride: Literal[16, 32] = 16
+    """Pixels per cell of the map for the ResNets; 16 keeps layer4 at stride 1 [peer: LVS, SSL-TIE]."""
+    audio_a: AudioName = "vggish"
+    """Audio encoder of localizer A [paper]."""
+    audio_b: AudioName = "soundnet8"
+    """Audio encoder of localizer B [paper]."""
+    dim: int = 512
+    """Channels of the shared space [recalled]."""
+    temperature: float = 0.03
+    """Temperature of the contrastive logits [peer: EZ-VSL]."""
+    probability: Literal["sigmoid", "clamp", "minmax"] = "sigmoid"
+    """How a cosine becomes P: learnable sigmoid(w*S+b) can leave a silent frame empty [ours]; minmax always paints."""
+    affine_init: tuple[float, float] = (10.0, -5.0)
+    """Initial (w, b) of the sigmoid."""
+    visual_weights: str | None = None
+    """Weight file of the visual encoder, or `imagenet` (by torch.hub, checksum verified); None: from scratch, as logged."""
+    audio_weights_a: str | None = None
+    """Weight file of audio encoder A (for example vggish-10086976.pth)."""
+    audio_weights_b: str | None = None
+    """Weight file of audio encoder B (for example sound8.npy)."""
+
+
+@dataclass(frozen=True)
+class PseudoLabelConfig:
+    """Unbiased learning (section 4)."""
+
+    delta: float = 0.6
+    """A pixel sounds for a teacher when P >= delta [recalled]."""
+    tau: float = 0.7
+    """A clip is kept when the IoU of both teachers' masks is at least tau [recalled]."""
+    ignore_below: float | None = 0.25
+    """A pixel outside the intersection counts as silent only if both teachers are below this; None: always [paper]."""
+    soft: Literal["none", "product", "minimum"] = "none"
+    """Weigh pseudo-labelled pixels by the teachers' confidences; none: binary intersection [paper]."""
+    pseudo_weight: float = 1.0
+    """Weight of a kept clip beside a labelled one in the supervised loss."""
+    lambda_u: float = 1.0
+    """Weight of the contrastive loss on labelled + kept clips [recalled]."""
+    supervised_loss: Literal["bce", "spatial_ce"] = "bce"
+    """Pixel-wise binary cross-entropy, or cross-entropy of the softmax over places (Attention10k)."""
+    momentum: float = 0.999
+    """Teacher <- m * teacher + (1-m) * student after every step."""
+    half_life: float = 0.0
+    """When positive, m follows the run's length: a teacher forgets half in this share of the stage's steps [ours]."""
+    bn: Literal["ema", "copy"] = "ema"
+    """BatchNorm statistics of a teacher: averaged like the weights (EMAN) or copied from the student."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stages, batches and steps."""
+
+    warmup_epochs: float = 20.0
+    """Stage 1: passes over the labelled items; the best epoch by validation goes on."""
+    epochs: float = 100.0
+    """Stage 2: passes over the unlabelled items."""
+    warmup_steps: int = 0
+    """Stage 1 in steps; replaces warmup_epochs when positive."""
+    steps: int = 0
+    """Stage 2 in steps; replaces epochs when positive."""
+    batch: int = 128
+    """Clips a step over all devices."""
+    labelled_share: float = 0.25
+    """Share of the batch that is labelled (1:3)."""
+    lr: float = 1e-4
+    """AdamW's learning rate."""
+    affine_lr: float = 1e-2
+    """Learning rate of (w, b), which hardly move at the network's [ours]."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay; none on norms, biases and (w, b)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over each stage."""
+    clip: float = 0.0
+    """Largest gradient norm of a localizer; 0: no clipping."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train both localizers: warm-up on labelled clips, then unbiased learning on all."""
+
+    preset: str = "demo"
+    """demo, flickr-10k, flickr-144k, vggsound-10k, vggsound-144k, or paper (recalled settings, none of our additions)."""
+    method: MethodName = "dmt"
+    """dmt, or a baseline on its code path: mean-teacher (own teacher, confidence only), supervised, self-supervised."""
+    run: Path = Path("runs/demo")
+    """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
+    resume: bool = False
+    """Go on from the run folder's last checkpoint, to the same numbers."""
+    seed: int = 0
+    """Everything random follows from it: splits, order, augmentation, initialisation."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+    kernels: Literal["auto", "triton", "reference"] = "auto"
+    """Fused kernels on CUDA and plain PyTorch on the CPU (auto), or one of them everywhere."""
+    eval_every: int = 0
+    """Validate every so many steps; 0: at each epoch, at least 8 times a stage."""
+    save_every: int = 0
+    """Checkpoint every so many steps; 0: with each validation."""
+    log_every: int = 10
+    """Steps between two log lines; in between nothing waits for the device."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pseudo: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        require(0 < self.pseudo.delta < 1, "--delta must lie between 0 and 1")
+        require(0 <= self.pseudo.tau <= 1, "--tau must lie in 0..1 (it is an IoU)")
+        require(
+            self.pseudo.ignore_below is None or 0 < self.pseudo.ignore_below <= self.pseudo.delta,
+            "--ignore-below must lie between 0 and --delta, or be None",
+        )
+        require(0 <= self.pseudo.momentum < 1, "--momentum must lie in [0, 1)")
+        require(0 < self.optim.labelled_share <= 1, "--labelled-share must lie in (0, 1]")
+        require(self.optim.batch >= 4, "--batch must be at least 4: the contrastive loss needs other sounds")
+        require(self.data.size >= 32, "--size must be at least 32 pixels")
+        require(self.data.labels >= 0, "--labels must be 0 (all) or a positive count")
+
+    @property
+    def batch_labelled(self) -> int:
+        """Labelled clips of a step over all devices."""
+        return min(self.optim.batch, max(1, round(self.optim.batch * self.optim.labelled_share)))
+
+    @property
+    def batch_unlabelled(self) -> int:
+        """Unlabelled clips of a step over all devices; the supervised baseline sees none."""
+        return 0 if self.method == "supervised" else self.optim.batch - self.batch_labelled
+
+    @property
+    def front_ends(self) -> tuple[str, str]:
+        """Sound front-end of localizer A and of B."""
+        from_encoder = {"vggish": "logmel", "soundnet8": "waveform", "spectrogram": "spectrogram"}
+        from_encoder |= {"small-logmel": "logmel", "small-spectrogram": "spectrogram"}
+        return from_encoder[self.model.audio_a], from_encoder[self.model.audio_b]
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise FastDMTError(message)
+
+
+def _real(name: str, annotations: str, **optim: Any) -> TrainConfig:
+    return TrainConfig(
+        preset=name,
+        run=Path("runs") / name,
+        data=DataConfig(root=Path("data") / name.split("-")[0], annotations=annotations),
+        optim=OptimConfig(**optim),
+    )
+
+
+def _demo() -> TrainConfig:
+    return TrainConfig(
+        preset="demo",
+        data=DataConfig(size=96),
+        model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
+        pseudo=PseudoLabelConfig(delta=0.4, tau=0.5, lambda_u=0.1, half_life=0.1),
+        optim=OptimConfig(warmup_steps=150, steps=350, batch=64, lr=1e-3, schedule="cosine"),
+        log_every=5,
+    )
+
+
+def _paper() -> TrainConfig:
+    base = _real("paper", "auto", warmup_epochs=20, epochs=100)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, audio_augment="none"),
+        pseudo=PseudoLabelConfig(ignore_below=None),
+    )
+
+
+PRESETS = {
+    "demo": _demo,
+    "flickr-10k": lambda: _real("flickr-10k", "flickr", epochs=100),
+    "flickr-144k": lambda: _real("flickr-144k", "flickr", epochs=20),
+    "vggsound-10k": lambda: _real("vggsound-10k", "vggss", epochs=100),
+    "vggsound-144k": lambda: _real("vggsound-144k", "vggss", epochs=20),
+    "paper": _paper,
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """The complete configuration of a preset.
+
+    Raises:
+        FastDMTError: the name is unknown; the message lists the known ones.
+    """
+    require(name in PRESETS, f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON types; the inverse is `from_dict`."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return str(config) if isinstance(config, Path) else list(config) if isinstance(config, tuple) else config
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Rebuild a saved configuration.
+
+    Raises:
+        FastDMTError: a field that this version does not know, by name.
+    """
+    return _build(TrainConfig, values)
+
+
+def _build(cls: type, values: dict[str, Any]) -> Any:
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = set(values) - set(known)
+    require(not unknown, f"config.json holds settings this version does not know: {', '.join(sorted(unknown))}")
+    groups = {"data": DataConfig, "model": ModelConfig, "pseudo": PseudoLabelConfig, "optim": OptimConfig}
+    out = {}
+    for name, value in values.items():
+        if cls is TrainConfig and name in groups:
+            value = _build(groups[name], value)
+        elif name in ("root", "run"):
+            value = Path(value)
+        elif name == "affine_init":
+            value = tuple(value)
+        out[name] = value
+    return cls(**out)
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The resolved configuration of a run folder.
+
+    Raises:
+        FastDMTError: not a run folder, or a damaged config.json.
+    """
+    path = run / "config.json"
+    require(path.is_file(), f"{run} is not a run folder: it has no config.json; give the folder that `train` wrote")
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise FastDMTError(f"{path} cannot be read ({error}); restore it or train again") from None

@@ -1,0 +1,203 @@
+"""A pair of localizers with their teachers: built from a configuration, loaded from a run, asked for maps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastdmt_loaders.augment import normalise
+from torch import Tensor, nn
+
+from fastdmt_loaders.audio import FRONT_ENDS, fit_waveform
+
+from . import checkpoint
+from .config import TrainConfig, load_config, require
+from .dmt import probability_map
+from .errors import FastDMTError
+from .localizer import Localizer, build_localizer
+from .weights import load_weights
+
+SOURCES = ("teachers", "A", "B", "intersection", "students", "student A", "student B")
+
+
+class Model:
+    """Teachers A and B, students A and B.
+
+    Attributes:
+        cfg: the run's configuration.
+        students, teachers: two `Localizer`s each.
+        front_ends: sound front-ends that the pair needs.
+        size: side of the frames it was trained on, pixels.
+    """
+
+    def __init__(self, cfg: TrainConfig, students: Sequence[Localizer], teachers: Sequence[Localizer]) -> None:
+        self.cfg, self.students, self.teachers = cfg, nn.ModuleList(students), nn.ModuleList(teachers)
+        self.front_ends = tuple(dict.fromkeys(cfg.front_ends))
+        self.size = cfg.data.size
+
+    @classmethod
+    def build(cls, cfg: TrainConfig, pretrained: bool = True) -> tuple[Model, list[str]]:
+        """Fresh students with their own initialisations, teachers equal to them, and a line on each encoder's weights."""
+        students, origins = [], []
+        for k, (name, audio, weights) in enumerate(
+            [
+                ("A", cfg.model.audio_a, cfg.model.audio_weights_a),
+                ("B", cfg.model.audio_b, cfg.model.audio_weights_b),
+            ]
+        ):
+            with torch.random.fork_rng():
+                torch.manual_seed(2 * cfg.seed + k)
+                student = build_localizer(
+                    cfg.model.localizer,
+                    cfg.model.visual,
+                    audio,
+                    dim=cfg.model.dim,
+                    output_stride=cfg.model.output_stride,
+                    tau=cfg.model.temperature,
+                    affine_init=cfg.model.affine_init,
+                )
+            for part, module, source in (
+                ("visual", student.visual, cfg.model.visual_weights),
+                ("audio", student.audio, weights),
+            ):
+                if source is None or not pretrained:
+                    origins.append(f"localizer {name}, {part} encoder: random initialisation")
+                else:
+                    origins.append(f"localizer {name}, {part} encoder: {load_weights(module, source)}")
+            students.append(student)
+        return cls(cfg, students, [freeze(copy.deepcopy(s)) for s in students]), origins
+
+    def to(self, device: torch.device | str) -> Model:
+        self.students.to(device, memory_format=torch.channels_last)
+        self.teachers.to(device, memory_format=torch.channels_last)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.students[0].affine.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name: what a checkpoint holds."""
+        return {
+            f"{role}.{key}": value
+            for role, modules in (("students", self.students), ("teachers", self.teachers))
+            for key, value in modules.state_dict().items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor], origin: Path) -> None:
+        """The inverse of `tensors`.
+
+        Raises:
+            FastDMTError: names or shapes are another model's; the first differences are listed.
+        """
+        mine = self.tensors()
+        wrong = sorted(set(mine) ^ set(tensors))
+        wrong += [k for k in sorted(set(mine) & set(tensors)) if mine[k].shape != tensors[k].shape]
+        if wrong:
+            shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            raise FastDMTError(
+                f"{origin} holds another model: {shown} do not match; use the run's own config.json, or another --run"
+            )
+        with torch.no_grad():
+            for key, value in mine.items():
+                value.copy_(tensors[key])
+
+    @torch.no_grad()
+    def cosines(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers") -> list[Tensor]:
+        """Low-resolution cosine maps [N, h, w] of the localizers that `source` names.
+
+        Args:
+            frames: [N, 3, H, W], ImageNet-normalised.
+            sound: front-end name -> its tensor.
+            source: one of `SOURCES`.
+        """
+        out = []
+        for localizer in self._localizers(source):
+            localizer.eval()
+            out.append(localizer(frames, sound[localizer.front_end]).map)
+        return out
+
+    @torch.no_grad()
+    def maps(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers", size: int = 224) -> Tensor:
+        """P [N, size, size] float32: the mean over the named localizers; their minimum for `intersection`."""
+        localizers = self._localizers(source)
+        maps = torch.stack(
+            [
+                probability_map(s, localizer.affine, (size, size), self.cfg.model.probability)
+                for s, localizer in zip(self.cosines(frames, sound, source), localizers, strict=True)
+            ]
+        )
+        return maps.amin(0) if source == "intersection" else maps.mean(0)
+
+    @torch.no_grad()
+    def localize(self, frame: np.ndarray, waveform: np.ndarray, rate: int, source: str = "teachers") -> np.ndarray:
+        """Where in the frame is the source of the sound?
+
+        Args:
+            frame: [H, W, 3] uint8 RGB.
+            waveform: [T] or [T, channels], float in -1..1 or an integer type, at `rate` Hz; the middle is used.
+            rate: samples a second.
+            source: one of `SOURCES`.
+
+        Returns:
+            P [H, W] float32 in 0..1, the size of the frame.
+        """
+        height, width = frame.shape[:2]
+        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+        image = F.interpolate(image, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 255)
+        frames = normalise(image.round().to(self.device))
+        rates = tuple({FRONT_ENDS[name].rate for name in self.front_ends})
+        pcm = fit_waveform(waveform, rate, rates, self.cfg.data.seconds)
+        sound = {}
+        for name in self.front_ends:
+            front_end = FRONT_ENDS[name]
+            sound[name] = front_end.function(torch.from_numpy(pcm[front_end.rate])[None].to(self.device))
+        p = self.maps(frames, sound, source, size=self.size)
+        p = F.interpolate(p[:, None], size=(height, width), mode="bilinear", align_corners=False)
+        return p[0, 0].cpu().numpy()
+
+    def _localizers(self, source: str) -> list[Localizer]:
+        a, b = self.teachers
+        choice = {
+            "teachers": [a, b],
+            "A": [a],
+            "B": [b],
+            "intersection": [a, b],
+            "students": list(self.students),
+            "student A": [self.students[0]],
+            "student B": [self.students[1]],
+        }
+        require(source in choice, f"unknown map {source!r}: choose one of {', '.join(SOURCES)}")
+        return choice[source]
+
+
+def freeze(localizer: Localizer) -> Localizer:
+    """A teacher: evaluation mode, no gradients."""
+    return localizer.eval().requires_grad_(False)
+
+
+def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu") -> Model:
+    """The model of a run folder.
+
+    Args:
+        run: folder that `fastdmt train` wrote.
+        which: "best" by validation, or "last".
+        device: where it shall live.
+
+    Raises:
+        FastDMTError: not a run, nothing trained yet, damaged, or of another model.
+    """
+    run = Path(run)
+    cfg = load_config(run)
+    path = run / "best.safetensors"
+    if which == "last" or not path.is_file():
+        step = checkpoint.last_step(run)
+        require(step is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
+        path = run / "checkpoints" / f"step-{step:07d}" / "model.safetensors"
+    model, _ = Model.build(cfg, pretrained=False)
+    model.load_tensors(checkpoint.read_weights(path), path)
+    return model.to(device)
