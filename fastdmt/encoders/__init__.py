@@ -1,0 +1,43 @@
+"""Encoders by name.
+
+A visual encoder maps frames [N, 3, H, W] to a grid [N, dim, h, w]; an audio encoder maps the tensor of the sound
+front-end that its `front_end` names to [N, dim]. Parameter names follow torchvision and the public ports, so that
+their weight files load.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import FastDMTError
+from .small import SmallLogMel, SmallSpectrogram, SmallVisual
+
+VISUAL = {
+    "small": lambda output_stride: SmallVisual(),
+}
+
+AUDIO = {
+    "small-logmel": SmallLogMel,
+    "small-spectrogram": SmallSpectrogram,
+}
+
+
+def build_visual(name: str, output_stride: int = 16) -> nn.Module:
+    """A visual encoder with random weights.
+
+    Args:
+        name: one of `VISUAL`.
+        output_stride: 16 or 32 pixels a cell; `small` has 8 whatever is asked.
+    """
+    if name not in VISUAL:
+        raise FastDMTError(f"visual encoder '{name}' is unknown; choose one of {', '.join(sorted(VISUAL))}")
+    if output_stride not in (16, 32):
+        raise FastDMTError(f"output_stride {output_stride} is not possible; choose 16 or 32")
+    return VISUAL[name](output_stride)
+
+
+def build_audio(name: str) -> nn.Module:
+    """An audio encoder with random weights, one of `AUDIO`."""
+    if name not in AUDIO:
+        raise FastDMTError(f"audio encoder '{name}' is unknown; choose one of {', '.join(sorted(AUDIO))}")
+    return AUDIO[name]()
