@@ -38,8 +38,7 @@ def save(run: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, A
         write_weights(partial / "model.safetensors", tensors)
         torch.save(state, partial / "state.pt")
         _sync(partial / "state.pt")
-        if final.exists():
-            shutil.rmtree(final)
+        shutil.rmtree(final, ignore_errors=True)  # left by a crash before `last` named it
         os.replace(partial, final)
         _write_text(folder / "last", final.name)
     except (OSError, RuntimeError, SafetensorError) as error:

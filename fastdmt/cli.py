@@ -1,0 +1,196 @@
+"""The `fastdmt` command. Arguments are parsed, and wrong ones refused, before torch is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .config import TrainConfig, load_config, preset
+from .errors import FastDMTError
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run: every protocol of the field beside its cap and an audio-blind baseline; JSON and report.html."""
+
+    run: Positional[Path]
+    """Run folder that `train` wrote."""
+    data: Path | None = None
+    """Data folder; default: the run's."""
+    list: str | None = None
+    """List of ids (txt or csv) below the data folder or absolute; default: the run's test list."""
+    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    """Whose map."""
+    shuffle_sound: bool = False
+    """Give every frame another item's sound: a model that follows the sound must fall."""
+    weights: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+    out: Path | None = None
+    """Folder of the JSON and the report; default: RUN/eval."""
+    batch: int = 64
+    """Items a batch."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Localize in a person's own files: frame + sound, a folder in the field's layout, or videos."""
+
+    run: Positional[Path]
+    """Run folder that `train` wrote."""
+    inputs: Positional[tuple[Path, ...]]
+    """A frame followed by its sound, folders, or videos."""
+    out: Path = Path("predictions")
+    """Where overlays, maps, strips and boxes are written."""
+    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    """Whose map."""
+    fps: float = 2.0
+    """Maps a second of video."""
+    live: bool = False
+    """Also write a self-contained page: the video with its map, opacity and threshold sliders."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train several methods with equal data, steps and seeds, and print mean and spread."""
+
+    methods: str = "supervised,mean-teacher,dmt"
+    """Comma-separated methods."""
+    localizers: str = ""
+    """Comma-separated localizers; empty: the preset's."""
+    seeds: int = 3
+    """Runs of each."""
+    split: Literal["test", "val"] = "test"
+    """Items of the table: choose settings on val, report once on test."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: preset("demo"))
+    """Settings shared by every run; the run folder holds them all."""
+
+
+@dataclass(frozen=True)
+class DataDemo:
+    """Write a small synthetic data set of real media files in the field's layout."""
+
+    out: Positional[Path]
+    """Folder to make."""
+    clips: int = 1600
+    """Clips in all."""
+    labelled: int = 96
+    """Of these, training clips whose boxes may be used."""
+    seed: int = 0
+    """Same seed, same files."""
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Read every file listed; report what is broken; write clean lists; fail on what would stop a run."""
+
+    root: Positional[Path]
+    """Data folder."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
+COMMANDS: dict[str, tuple[type, str, str]] = {
+    "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
+    "eval": (Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
+    "predict": (Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
+    "compare": (Compare, "compare:compare", "several methods, several seeds, one table"),
+    "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
+    "data demo": (DataDemo, "commands:data_demo", "make the demo's files"),
+    "data check": (DataCheck, "commands:data_check", "find broken files before a run does"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  fastdmt {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(["usage: fastdmt COMMAND [options]; fastdmt COMMAND --help for its options", "", *lines])
+
+
+def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
+    """Command line -> function and its configuration, importing nothing heavy.
+
+    Raises:
+        FastDMTError: unknown command or preset.
+        SystemExit: unknown option, or --help.
+    """
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        raise SystemExit(0 if args else 2)
+    words = 2 if args[0] == "data" else 1
+    name = " ".join(args[:words])
+    if name not in COMMANDS:
+        raise FastDMTError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
+    kind, target, _ = COMMANDS[name]
+    rest = list(args[words:])
+    default = _train_default(rest) if kind in (TrainConfig, Compare) else None
+    if kind is Compare:
+        default = Compare(train=default)
+    config = tyro.cli(
+        tyro.conf.OmitArgPrefixes[kind] if kind in (TrainConfig, Compare) else kind,
+        args=rest,
+        default=default,
+        prog=f"fastdmt {name}",
+    )
+    module, function = target.split(":")
+
+    def run(value: object) -> int | None:
+        return getattr(importlib.import_module(f"fastdmt.{module}"), function)(value)
+
+    return run, config
+
+
+def _train_default(args: list[str]) -> TrainConfig:
+    """What single flags replace: the named preset, or the saved configuration of the run that is resumed."""
+    run = _flag(args, "--run")
+    if "--resume" in args and _flag(args, "--preset") is None:
+        saved = load_config(Path(run) if run else TrainConfig().run)
+        return dataclasses.replace(saved, run=Path(run) if run else saved.run)
+    return preset(_flag(args, "--preset") or "demo")
+
+
+def _flag(args: list[str], name: str) -> str | None:
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"{name}="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 checks failed, 2 bad input, 130 interrupted and saved."""
+    try:
+        run, config = parse(sys.argv[1:] if args is None else list(args))
+        return run(config) or 0
+    except FastDMTError as error:
+        return _refuse(error)
+    except Exception as error:
+        # Raised by a package that this one cannot import before its arguments are known to be good.
+        if type(error).__name__ == "DataError":
+            return _refuse(error)
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
