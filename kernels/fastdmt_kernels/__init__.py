@@ -1,16 +1,15 @@
-"""Fused ops of Dual Mean-Teacher."""
+"""Fused ops of Dual Mean-Teacher, for any project: they import PyTorch and, where it is installed, Triton.
 
-from .reference import (
-    Consensus,
-    boxes_to_mask,
-    consensus,
-    ema_update,
-    localization_loss,
-    mil_logits,
-    pack_mask,
-    similarity_map,
-    unpack_mask,
-)
+    from fastdmt_kernels import consensus, use
+
+CUDA tensors run Triton kernels, all others run `fastdmt_kernels.reference`, which also defines what each op means;
+`use("reference" | "triton" | "auto")` chooses for the whole process.
+"""
+
+from .backend import use
+from .masks import boxes_to_mask, pack_mask, unpack_mask
+from .reference import Consensus, consensus, ema_update, localization_loss, mil_logits
+from .similarity import similarity_map
 
 __all__ = [
     "Consensus",
@@ -22,4 +21,5 @@ __all__ = [
     "pack_mask",
     "similarity_map",
     "unpack_mask",
+    "use",
 ]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WORD = 32  # pixels a packed word holds
+from .masks import boxes_to_mask, pack_mask, unpack_mask
 
 
 class Consensus(NamedTuple):
@@ -50,30 +50,6 @@ def mil_logits(v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6) -> Te
 def upsample(s: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, align_corners=False: [N, h, w] -> [N, H, W]."""
     return F.interpolate(_accumulate(s)[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def pack_mask(mask: Tensor) -> Tensor:
-    n, height, width = mask.shape
-    words = (width + WORD - 1) // WORD
-    bits = F.pad(mask.to(torch.int64), (0, words * WORD - width)).view(n, height, words, WORD)
-    packed = (bits << torch.arange(WORD, device=mask.device)).sum(-1)
-    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
-
-
-def unpack_mask(packed: Tensor, width: int) -> Tensor:
-    bits = (packed[..., None] >> torch.arange(WORD, device=packed.device, dtype=torch.int32)) & 1
-    return bits.flatten(-2)[..., :width].bool()
-
-
-def boxes_to_mask(boxes: Tensor, size: tuple[int, int], min_agree: int = 1) -> Tensor:
-    height, width = size
-    x = torch.arange(width, device=boxes.device) + 0.5
-    y = torch.arange(height, device=boxes.device) + 0.5
-    x0, y0, x1, y1 = boxes.float().unbind(-1)
-    in_x = (x >= x0[..., None]) & (x < x1[..., None])
-    in_y = (y >= y0[..., None]) & (y < y1[..., None])
-    votes = torch.einsum("nkh,nkw->nhw", in_y.float(), in_x.float())
-    return pack_mask(votes >= min_agree)
 
 
 def _logits(s: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
