@@ -11,13 +11,14 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from .errors import FastDMTError
 
 MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
+METHOD_NAMES = get_args(MethodName)
 LocalizerName = Literal["dmt", "ezvsl", "lvs", "slavc"]
 VisualName = Literal["resnet18", "resnet50", "vgg16", "small"]
 AudioName = Literal["vggish", "soundnet8", "spectrogram", "small-logmel", "small-spectrogram"]

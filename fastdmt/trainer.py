@@ -263,7 +263,7 @@ class Trainer:
         """Validation CIoU@0.5 and AUC at the absolute threshold; `selection` breaks CIoU's ties by AUC."""
         if not self.data.validation:
             return {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)}
-        score = validate(self.model, self.data.validation_batches(self.model, self.device), source=source)
+        score = validate(self.model, self.data.validation_batches(self.model.front_ends, self.device), source=source)
         return score | {"selection": score["ciou"] + 1e-3 * score["auc"]}
 
     # ------------------------------------------------------------------ state
@@ -332,7 +332,7 @@ class Trainer:
             data.labelled,
             data.unlabelled if unlabelled else [],
             plan,
-            data.view(self.model, augment=True),
+            data.view(self.model.front_ends, augment=True),
             kind=self.cfg.data.loader,
             device=self.device,
             workers=None if self.cfg.data.workers < 0 else self.cfg.data.workers,

@@ -1,0 +1,125 @@
+"""`fastdmt compare`: the paper's argument as one command, with what is needed to doubt it.
+
+Every run sees the same data, steps, seeds and augmentation, trains the same pair of localizers and gives each an EMA
+teacher. The table has the pair's mean and one localizer alone, so that ensembling cannot pass for a better method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import cli
+from .commands import evaluation
+from .config import METHOD_NAMES, TrainConfig, require
+from .curves import write_curves
+from .model import load
+from .trainer import Trainer
+
+CONSOLE = Console()
+CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
+
+
+def compare(args: cli.Compare) -> int:
+    """Train, evaluate, print mean and standard deviation over seeds; write compare.json and compare.html."""
+    methods = args.methods.split(",")
+    localizers = args.localizers.split(",") if args.localizers else [args.train.model.localizer]
+    for method in methods:
+        require(method in METHOD_NAMES, f"unknown method {method!r}: choose from {', '.join(METHOD_NAMES)}")
+    require(args.seeds >= 1, "--seeds must be at least 1")
+    root = args.train.run if args.train.run != TrainConfig().run else Path("runs/compare")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(args.train.seed, args.train.seed + args.seeds):
+        for localizer in localizers:
+            for method in methods:
+                name = method if len(localizers) == 1 else f"{localizer} {method}"
+                cfg = dataclasses.replace(
+                    args.train,
+                    method=method,
+                    seed=seed,
+                    run=root / f"{localizer}-{method}-{seed}",
+                    model=dataclasses.replace(args.train.model, localizer=localizer),
+                )
+                row = one_run(cfg, args.split)
+                if row is None:
+                    CONSOLE.print("stopped; the same command goes on where it stopped")
+                    return 130
+                rows.setdefault(name, []).append(row)
+    (root / "compare.json").write_text(json.dumps({"split": args.split, "rows": rows}, indent=1), encoding="utf-8")
+    write_curves(root / "compare.html", {name: [r["curves"] for r in runs] for name, runs in rows.items()})
+    CONSOLE.print(table(rows, args.split))
+    CONSOLE.print(f"written: {root / 'compare.json'}, {root / 'compare.html'}", soft_wrap=True)
+    return 0
+
+
+def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
+    """Train unless done, then measure; finished work is kept, so that an interrupted comparison goes on."""
+    done = cfg.run / f"compare-{split}.json"
+    if done.is_file():
+        return json.loads(done.read_text(encoding="utf-8"))
+    started = (cfg.run / "checkpoints" / "last").is_file()
+    CONSOLE.rule(f"{cfg.model.localizer} {cfg.method}, seed {cfg.seed}")
+    trainer = Trainer(dataclasses.replace(cfg, resume=started), CONSOLE)
+    if trainer.run().interrupted:
+        return None
+    model = load(cfg.run, "last")
+    items = str((cfg.run / "lists" / "validation.txt").resolve()) if split == "val" else None
+    pair = evaluation(model, list_name=items).summary
+    row = {
+        "ciou": pair["absolute"]["ciou"],
+        "auc": pair["absolute"]["auc"],
+        "ciou_adaptive": pair["adaptive"]["ciou"],
+        "ciou_one": evaluation(model, list_name=items, source="A").summary["absolute"]["ciou"],
+        "ciou_students": evaluation(model, list_name=items, source="students").summary["absolute"]["ciou"],
+        "ciou_shuffled": evaluation(model, list_name=items, shuffle_sound=True).summary["absolute"]["ciou"],
+        "blind": pair["absolute"]["blind_ciou"],
+        "cap": pair["absolute"]["cap_ciou"],
+        "curves": curves(cfg.run),
+    }
+    done.write_text(json.dumps(row), encoding="utf-8")
+    return row
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Named series of metrics.jsonl, (step, value)."""
+    out: dict[str, list[tuple[int, float]]] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        for name in CURVES:
+            if name in entry:
+                out.setdefault(name, []).append((entry["step"], entry[name]))
+    return out
+
+
+def table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
+    """Mean and standard deviation over seeds, in percent."""
+    columns = {
+        "ciou": "CIoU@0.5",
+        "auc": "AUC",
+        "ciou_adaptive": "CIoU adaptive",
+        "ciou_one": "teacher A alone",
+        "ciou_students": "students",
+        "ciou_shuffled": "sounds shuffled",
+    }
+    any_row = next(iter(rows.values()))[0]
+    out = Table(
+        title=f"{split} items, absolute threshold, mean and standard deviation over {len(next(iter(rows.values())))} "
+        f"seeds; blind disc {100 * any_row['blind']:.1f}, cap {100 * any_row['cap']:.1f}"
+    )
+    out.add_column("method")
+    for title in columns.values():
+        out.add_column(title, justify="right")
+    for name, runs in rows.items():
+        cells = []
+        for key in columns:
+            values = [100 * run[key] for run in runs]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        out.add_row(name, *cells)
+    return out

@@ -1,0 +1,135 @@
+"""From a configuration to ids: opens the data folder, applies the lists, says what was dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastdmt_loaders import AVDataset, EvalBatch, Pair, Split, View, eval_batches, make_split, read_pairs
+from fastdmt_loaders.demo import make_demo
+
+from .config import TrainConfig, require
+
+MAX_BOXES = 8  # boxes an item keeps: VGG-SS names every sounding object of the frame
+RESIDENT = 1024  # validation items kept decoded between two validations
+
+
+@dataclass
+class Data:
+    """The items of a run.
+
+    Attributes:
+        dataset: files and boxes.
+        split: ids by role, written beside the run.
+        summary: lines for the log: sizes, and everything that was dropped.
+    """
+
+    dataset: AVDataset
+    split: Split
+    cfg: TrainConfig
+    summary: list[str]
+    _resident: list[EvalBatch] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> list[str]:
+        return self.split.train_labelled
+
+    @property
+    def unlabelled(self) -> list[str]:
+        return self.split.train_unlabelled
+
+    @property
+    def validation(self) -> list[str]:
+        return self.split.validation
+
+    def view(self, front_ends: tuple[str, ...], augment: bool) -> View:
+        """How items are shown: training (random crop of a 1.1x resize) or plain."""
+        data = self.cfg.data
+        return View(data.size, front_ends, data.seconds, augment, data.audio_augment, MAX_BOXES)
+
+    def validation_batches(self, front_ends: tuple[str, ...], device: torch.device) -> list[EvalBatch]:
+        """Decoded validation items; small sets are decoded once and kept."""
+        if self._resident:
+            return self._resident
+        pairs = [Pair(i, i, True) for i in self.validation]
+        batches = list(eval_batches(self.dataset, pairs, self.view(front_ends, augment=False), 64, device=device))
+        if len(pairs) <= RESIDENT:
+            self._resident = batches
+        return batches
+
+    def write_splits(self, run: Path) -> None:
+        """Beside the run, because the published splits are unknown and cannot be reconstructed."""
+        self.split.save(run / "split.json")
+        folder = run / "lists"
+        folder.mkdir(exist_ok=True)
+        for name in ("train_labelled", "train_unlabelled", "validation", "test"):
+            ids = getattr(self.split, name)
+            (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def open_data(cfg: TrainConfig, console: Console) -> Data:
+    """Open `cfg.data.root`; the demo's folder is made when the preset is `demo` and it does not exist.
+
+    Raises:
+        DataError, FastDMTError: no folder, an empty list, an id without a file, no labels.
+    """
+    root = cfg.data.root
+    if cfg.preset == "demo" and not root.exists():
+        with bar(console, f"making the demo's files in {root}") as tick:
+            make_demo(root, progress=tick)
+    dataset = AVDataset(root, cfg.data.annotations)
+    names = {
+        "train": cfg.data.train_list,
+        "labelled": cfg.data.labelled_list,
+        "validation": cfg.data.val_list,
+        "test": cfg.data.test_list,
+    }
+    lists = {role: root / name for role, name in names.items() if (root / name).is_file()}
+    for role, name in names.items():
+        default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
+        require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
+    split = make_split(dataset, seed=cfg.seed if "labelled" not in lists else 0, labels=cfg.data.labels or None, lists=lists)
+    if cfg.method != "self-supervised":
+        require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and the annotations")
+    if cfg.batch_unlabelled:
+        require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {names['train']}")
+    summary = [
+        f"{root}: {len(split.train_labelled):,} labelled, {len(split.train_unlabelled):,} unlabelled, "
+        f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",
+        *split.warnings,
+    ]
+    return Data(dataset, split, cfg, summary)
+
+
+def test_pairs(dataset: AVDataset, split: Split, cfg: TrainConfig, name: str | None) -> list[Pair]:
+    """Pairs of a list below the data folder or anywhere; default: the run's test items."""
+    if name is None:
+        path = dataset.root / cfg.data.test_list
+        return read_pairs(path) if path.is_file() else [Pair(i, i, True) for i in split.test]
+    path = dataset.root / name
+    return read_pairs(path if path.is_file() else Path(name))
+
+
+class bar:
+    """A progress bar as a `progress(done, total)` callback, for whatever takes long."""
+
+    def __init__(self, console: Console, text: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True)
+        self.task = self.progress.add_task(text, total=None)
+
+    def __enter__(self):
+        self.progress.start()
+        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *exc) -> None:
+        self.progress.stop()
+
+
+def relocate(cfg: TrainConfig, root: Path | None) -> TrainConfig:
+    """The same run on another machine's folder."""
+    return cfg if root is None else replace(cfg, data=replace(cfg.data, root=root))
