@@ -10,13 +10,23 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import FastDMTError
+from .resnet import ResNet18, ResNet50, SpectrogramResNet18
 from .small import SmallLogMel, SmallSpectrogram, SmallVisual
+from .soundnet import SoundNet8, SoundNet8Conv8
+from .vgg import VGG16, VGGish
 
 VISUAL = {
+    "resnet18": ResNet18,
+    "resnet50": ResNet50,
+    "vgg16": VGG16,
     "small": lambda output_stride: SmallVisual(),
 }
 
 AUDIO = {
+    "vggish": VGGish,
+    "soundnet8": SoundNet8,
+    "soundnet8-conv8": SoundNet8Conv8,
+    "spectrogram": SpectrogramResNet18,
     "small-logmel": SmallLogMel,
     "small-spectrogram": SmallSpectrogram,
 }
