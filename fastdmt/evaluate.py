@@ -1,0 +1,382 @@
+"""Evaluation on a list of items: every protocol side by side, each beside what no model is needed for.
+
+Four passes share one reading of the files: the item's own sound, another item's sound (what a model that ignores sound
+would not lose), silence, and white noise (what should mark nothing).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Group
+from rich.table import Table
+from torch import Tensor
+
+from fastdmt_loaders import EvalBatch, Pair, View, eval_batches
+from fastdmt_loaders.annotations import truth_map
+from fastdmt_loaders.audio import FRONT_ENDS
+
+from . import metrics, pictures
+from .config import require
+from .errors import FastDMTError
+
+SIZE = metrics.SIZE
+RULES = ("absolute", "adaptive", "median")  # the order of every table: the median rule is the least telling
+NOISE_LEVEL = 0.1  # standard deviation of the white noise, full scale = 1
+
+
+@dataclass
+class Result:
+    """What an evaluation found. All values are fractions 0..1; `table` shows percent.
+
+    Attributes:
+        pairs: the items, in the order of the list.
+        arrays: measure -> float64 [items]: `ciou_RULE`, `cap_RULE`, `blind_RULE`, `other_RULE` (another item's
+            sound), `mse`, `area` (pixels at 224), `active`, `active_other`, `active_silence`, `active_noise` (shares
+            of the frame with P >= 0.5), `confidence`. NaN where a measure does not apply.
+        source: whose map it is.
+        shuffled: every frame had another item's sound.
+        name: of the list, for titles.
+        pictures: the items that the report draws.
+    """
+
+    pairs: list[Pair]
+    arrays: dict[str, np.ndarray]
+    source: str
+    shuffled: bool = False
+    name: str = ""
+    pictures: list[pictures.Picture] = field(default_factory=list)
+
+    @property
+    def sounding(self) -> np.ndarray:
+        """[items] bool."""
+        return np.array([pair.sounding for pair in self.pairs], bool)
+
+    @property
+    def summary(self) -> dict:
+        """Means over the items, nested: RULE -> ciou, auc, cap_*, blind_*, other_*; mse; sizes; pia; extended."""
+        sounding = self.sounding
+        heard = {key: value[sounding] for key, value in self.arrays.items()}
+        out: dict = {"items": len(self.pairs), "sounding": int(sounding.sum())}
+        kinds = ("ciou", "cap", "blind") + (() if self.shuffled or "other_absolute" not in heard else ("other",))
+        for rule in RULES:
+            out[rule] = {}
+            for kind in kinds:
+                prefix = "" if kind == "ciou" else f"{kind}_"
+                out[rule][f"{prefix}ciou"] = metrics.success(heard[f"{kind}_{rule}"])
+                out[rule][f"{prefix}auc"] = metrics.auc(heard[f"{kind}_{rule}"])
+        out["mse"] = _mean(heard["mse"])
+        out["sizes"] = self._sizes(heard)
+        out["pia"] = self._active(heard)
+        if not sounding.all():
+            conf = self.arrays["confidence"]
+            out["extended"] = {}
+            for rule in RULES:
+                values = np.nan_to_num(self.arrays[f"ciou_{rule}"])
+                out["extended"][rule] = {
+                    "ap": metrics.average_precision(values, sounding, conf),
+                    "max_f1": metrics.max_f1(values, sounding, conf),
+                    "loc_acc": out[rule]["ciou"],
+                }
+        return out
+
+    def _sizes(self, heard: dict[str, np.ndarray]) -> dict[str, dict]:
+        names = np.array([metrics.size_of(area) for area in heard["area"]], object)
+        return {
+            name: {"items": int((names == name).sum())}
+            | {rule: metrics.success(heard[f"ciou_{rule}"][names == name]) for rule in RULES}
+            for name in metrics.SIZES
+        }
+
+    def _active(self, heard: dict[str, np.ndarray]) -> dict[str, float]:
+        """Mean share of the frame with P >= 0.5: for the own sound, and for what should mark nothing."""
+        out = {"own_sound": _mean(heard["active"])}
+        for key in ("other", "silence", "noise"):
+            if f"active_{key}" in heard:
+                out[f"{key}_sound" if key == "other" else key] = _mean(heard[f"active_{key}"])
+        silent = [not pair.sounding and pair.video == pair.audio for pair in self.pairs]
+        off_screen = [not pair.sounding and pair.video != pair.audio for pair in self.pairs]
+        for key, rows in (("listed_silent", silent), ("listed_off_screen", off_screen)):
+            if any(rows):
+                out[key] = _mean(self.arrays["active"][rows])
+        return out
+
+    def table(self) -> Group:
+        """Tables for a terminal; percent."""
+        s = self.summary
+        other = "other_ciou" in s["absolute"]
+        n = max(1, s["sounding"])
+        what = "every frame with another item's sound" if self.shuffled else "own sounds"
+        title = f"{self.name + ': ' if self.name else ''}{s['sounding']} sounding items, map: {self.source}, {what}"
+        main = Table(title=title, title_justify="left", caption_justify="left")
+        for column in ("threshold", "CIoU@0.5", "AUC", "cap", "blind disc"):
+            main.add_column(column, justify="left" if column == "threshold" else "right", no_wrap=True)
+        if other:
+            main.add_column("other sound", justify="right", no_wrap=True)
+            main.add_column("drop", justify="right", no_wrap=True)
+        for rule in RULES:
+            row = s[rule]
+            error = (row["ciou"] * (1 - row["ciou"]) / n) ** 0.5
+            cells = [rule, f"[bold]{_percent(row['ciou'])}[/] ±{100 * error:.1f}", _percent(row["auc"])]
+            cells += [f"{_percent(row[f'{k}_ciou'])} / {_percent(row[f'{k}_auc'])}" for k in ("cap", "blind")]
+            if other:
+                cells += [
+                    f"{_percent(row['other_ciou'])} / {_percent(row['other_auc'])}",
+                    f"{_percent(row['ciou'] - row['other_ciou'])} / {_percent(row['auc'] - row['other_auc'])}",
+                ]
+            main.add_row(*cells)
+        main.caption = (
+            "Pairs are CIoU@0.5 / AUC in percent, ± one standard error. cap: the best any map can do on these items; "
+            "blind disc: a disc in the middle of every frame"
+        )
+        return Group(main, self._details(s))
+
+    def _details(self, s: dict) -> Table:
+        pia = ", ".join(f"{key.replace('_', ' ')} {_percent(value)}" for key, value in s["pia"].items())
+        details = Table.grid(padding=(0, 2))
+        details.add_row("share of the frame marked (pIA)", pia)
+        details.add_row("mean squared error of P", f"{s['mse']:.4f}")
+        sizes = [f"{k} {_percent(v['absolute'])} ({v['items']})" for k, v in s["sizes"].items() if v["items"]]
+        details.add_row("CIoU by size of the object (absolute)", ", ".join(sizes))
+        for rule, row in s.get("extended", {}).items():
+            cells = f"AP {_percent(row['ap'])}, max-F1 {_percent(row['max_f1'])}, LocAcc {_percent(row['loc_acc'])}"
+            details.add_row(f"with {s['items'] - s['sounding']} non-sounding items, {rule}", cells)
+        return details
+
+    def to_json(self, path: str | Path) -> None:
+        """Summary, protocol and every item's values; NaN becomes null.
+
+        Raises:
+            FastDMTError: the file cannot be written.
+        """
+        items = []
+        for i, pair in enumerate(self.pairs):
+            values = {key: None if np.isnan(v[i]) else float(v[i]) for key, v in self.arrays.items()}
+            items.append({"video": pair.video, "audio": pair.audio, "sounding": pair.sounding, **values})
+        protocol = {"map": self.source, "shuffled_sounds": self.shuffled, "size": SIZE, "thresholds": list(RULES)}
+        content = {"list": self.name, "protocol": protocol, "summary": self.summary, "items": items}
+        write_text(Path(path), json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all.
+
+    Raises:
+        FastDMTError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise FastDMTError(f"cannot write {path}: {error.strerror}; give another place or make room") from None
+
+
+def view_of(model) -> View:
+    """What a model wants to see at evaluation: its frame size, its sound front-ends, nothing random."""
+    seconds = model.cfg.data.seconds
+    return View(size=model.size, front_ends=model.front_ends, seconds=seconds, augment=False, audio_augment="none")
+
+
+def validate(model, batches: Iterable[EvalBatch], source: str = "teachers") -> dict[str, float]:
+    """CIoU@0.5 and AUC at the absolute threshold, 0..1: the cheap part of `evaluate`, for use while training."""
+    values = []
+    for batch in batches:
+        truth = truths(batch).to(batch.frames.device)
+        p = model.maps(batch.frames, batch.sound, source, SIZE)
+        values.append(metrics.ciou(metrics.binarise(p, "absolute"), truth))
+    ciou = torch.cat(values).cpu().numpy() if values else np.zeros(0)
+    return {"ciou": metrics.success(ciou), "auc": metrics.auc(ciou)}
+
+
+@torch.no_grad()
+def evaluate(
+    model,
+    dataset,
+    pairs: Sequence[Pair],
+    *,
+    source: str = "teachers",
+    shuffle_sound: bool = False,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+    seed: int = 0,
+    name: str = "",
+    examples: int = 6,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """All measures of a list.
+
+    Args:
+        model: `.maps(frames, sound, source, size) -> P`, `.cosines(frames, sound, source) -> [S, ...]`, `.size`,
+            `.front_ends`, `.cfg.data.seconds`, `.device`.
+        dataset: `AVDataset` that holds the items.
+        pairs: the items; those that do not sound are measured by confidence alone.
+        source: whose map, see `fastdmt.model.SOURCES`.
+        shuffle_sound: give every frame another item's sound (a cycle through all sounding items, drawn by `seed`).
+        examples: items to draw of each kind (best, worst, random, non-sounding).
+        progress: called with (items done, items in all).
+
+    Raises:
+        FastDMTError: no items, a sounding item without boxes, a map that is not finite.
+        DataError: a file that cannot be read.
+    """
+    require(len(pairs) > 0, f"the list {name or 'to evaluate'} is empty; give --list FILE with one id a line")
+    device = model.device if device is None else device
+    sounding = [i for i, pair in enumerate(pairs) if pair.sounding]
+    require(
+        not shuffle_sound or len(sounding) > 1, "--shuffle-sound needs two sounding items at least; give a longer list"
+    )
+    order = np.random.default_rng(seed).permutation(sounding).tolist()
+    rest = [i for i, pair in enumerate(pairs) if not pair.sounding]
+    table = _Columns(len(pairs))
+    done = 0
+
+    def read(indices: list[int]) -> Iterator[tuple[EvalBatch, list[int]]]:
+        nonlocal done
+        first = 0
+        wanted = [pairs[i] for i in indices]
+        for batch in eval_batches(dataset, wanted, view_of(model), batch_size, device, workers):
+            rows = indices[first : first + len(batch.pairs)]
+            first += len(rows)
+            yield batch, rows
+            done = min(done + len(rows), len(pairs))
+            if progress is not None:
+                progress(done, len(pairs))
+
+    measure = _Measure(model, source, confident=bool(rest))
+    last = None
+    # Every sound serves twice: for its own item, and for the next one in the shuffled cycle. The first item comes
+    # again at the end, for the sound of the last one.
+    for batch, rows in read(order + order[:1] if len(order) > 1 else order):
+        truth = truths(batch).to(batch.frames.device)
+        own, other = batch.sound, None
+        if len(order) > 1:
+            other = {k: torch.cat([own[k][:1] if last is None else last[k], own[k][:-1]]) for k in own}
+            last = {k: own[k][-1:] for k in own}
+        table.put(rows, measure.context(truth))
+        table.put(rows, measure.item(batch, other if shuffle_sound else own, truth))
+        if other is not None and not shuffle_sound:
+            table.put(rows, measure.other(batch, other, truth))
+        table.put(rows, measure.nothing(batch))
+    for batch, rows in read(rest):
+        table.put(rows, measure.item(batch, batch.sound, None))
+    result = Result(list(pairs), table.columns, source, shuffle_sound, name)
+    chosen = pictures.choose(result.arrays, result.sounding, examples, seed)
+    shown = list(pairs)
+    if shuffle_sound:
+        for before, i in zip(order[-1:] + order[:-1], order):
+            shown[i] = pairs[i]._replace(audio=pairs[before].audio)
+    result.pictures = pictures.take(
+        model, dataset, shown, result.arrays, chosen, view=view_of(model), source=source, device=device
+    )
+    return result
+
+
+def truths(batch: EvalBatch) -> Tensor:
+    """G [N, 224, 224] float64 of a batch's sounding items, on the host.
+
+    Raises:
+        FastDMTError: an item has no boxes.
+    """
+    for pair, annotation in zip(batch.pairs, batch.annotations):
+        require(
+            annotation is not None,
+            f"item {pair.video} has no bounding box, so nothing can be measured on it; "
+            "take it out of the list or add its annotation",
+        )
+    return torch.from_numpy(np.stack([truth_map(annotation, SIZE) for annotation in batch.annotations]))
+
+
+class _Columns:
+    """Columns of per-item values that are filled row by row; NaN until then."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.columns = length, {}
+
+    def put(self, rows: list[int], values: dict[str, Tensor]) -> None:
+        for key, value in values.items():
+            column = self.columns.setdefault(key, np.full(self.length, np.nan))
+            column[rows] = value.double().cpu().numpy()
+
+
+class _Measure:
+    """The measures of one batch of items, as columns [N]."""
+
+    def __init__(self, model, source: str, confident: bool) -> None:
+        self.model, self.source, self.confident = model, source, confident
+        self.blanks: dict[str, dict[str, Tensor]] = {}
+
+    def context(self, truth: Tensor) -> dict[str, Tensor]:
+        out = {"area": truth.sum((1, 2))}
+        for rule in RULES:
+            out[f"cap_{rule}"] = metrics.attainable(truth, rule)
+            out[f"blind_{rule}"] = metrics.blind(truth, rule)
+        return out
+
+    def item(self, batch: EvalBatch, sound: dict[str, Tensor], truth: Tensor | None) -> dict[str, Tensor]:
+        p = self._maps(batch, sound)
+        out = {"active": metrics.active_share(p)}
+        if truth is not None:
+            out["mse"] = metrics.mse(p, truth)
+            out |= {f"ciou_{rule}": metrics.ciou(metrics.binarise(p, rule, truth), truth) for rule in RULES}
+        if self.confident:
+            cosines = [
+                F.interpolate(s.float()[:, None], size=(SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
+                for s in self.model.cosines(batch.frames, sound, self.source)
+            ]
+            out["confidence"] = metrics.confidence(torch.stack(cosines).mean(0))
+        return out
+
+    def other(self, batch: EvalBatch, sound: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+        p = self._maps(batch, sound)
+        out = {f"other_{rule}": metrics.ciou(metrics.binarise(p, rule, truth), truth) for rule in RULES}
+        return out | {"active_other": metrics.active_share(p)}
+
+    def nothing(self, batch: EvalBatch) -> dict[str, Tensor]:
+        """Shares of the frame that silence and noise mark."""
+        if not self.blanks:
+            self.blanks = blank_sounds(view_of(self.model), batch.frames.device)
+        count = len(batch.pairs)
+        return {
+            f"active_{name}": metrics.active_share(
+                self._maps(batch, {k: t.expand(count, *t.shape[1:]) for k, t in sound.items()})
+            )
+            for name, sound in self.blanks.items()
+        }
+
+    def _maps(self, batch: EvalBatch, sound: dict[str, Tensor]) -> Tensor:
+        p = self.model.maps(batch.frames, sound, self.source, SIZE)
+        broken = ~torch.isfinite(p).all(-1).all(-1)
+        if bool(broken.any()):
+            bad = batch.pairs[int(broken.nonzero()[0])]
+            raise FastDMTError(f"the map of item {bad.video} is not finite; the weights are damaged: train again")
+        return p
+
+
+def blank_sounds(view: View, device: torch.device | str) -> dict[str, dict[str, Tensor]]:
+    """Silence and white noise, as the front-end tensors [1, ...] of a view."""
+    noise = np.random.default_rng(0)
+    out = {}
+    for name, level in (("silence", 0.0), ("noise", NOISE_LEVEL)):
+        pcm = {rate: level * noise.standard_normal((1, view.samples(rate))).astype(np.float32) for rate in view.rates}
+        out[name] = {
+            key: FRONT_ENDS[key].function(torch.from_numpy(pcm[FRONT_ENDS[key].rate]).to(device))
+            for key in view.front_ends
+        }
+    return out
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
