@@ -7,6 +7,7 @@ from setuptools import setup
 PACKAGES = {
     "fastdmt": "fastdmt",
     "fastdmt.encoders": "fastdmt/encoders",
+    "fastdmt.localizers": "fastdmt/localizers",
     "fastdmt_kernels": "kernels/fastdmt_kernels",
     "fastdmt_loaders": "loaders/fastdmt_loaders",
 }

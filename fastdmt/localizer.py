@@ -81,12 +81,18 @@ class Localizer(nn.Module):
         logits = mil_logits(output.v, gather_rows(output.a, group), self.tau)
         return two_way_cross_entropy(gather_rows(logits, group), gather_rows(weight, group))
 
+    def start(self) -> None:
+        """Called once before training, when the encoders hold the weights they begin with."""
+
     def after_step(self) -> None:
-        """Called once after every optimizer step; momentum encoders move here."""
+        """Called after every optimizer step; momentum encoders move here."""
 
 
 LOCALIZERS = {
     "dmt": "fastdmt.localizer:Localizer",
+    "ezvsl": "fastdmt.localizers.ezvsl:EZVSL",
+    "lvs": "fastdmt.localizers.lvs:LVS",
+    "slavc": "fastdmt.localizers.slavc:SLAVC",
 }
 
 

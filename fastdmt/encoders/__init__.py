@@ -51,3 +51,9 @@ def build_audio(name: str) -> nn.Module:
     if name not in AUDIO:
         raise FastDMTError(f"audio encoder '{name}' is unknown; choose one of {', '.join(sorted(AUDIO))}")
     return AUDIO[name]()
+
+
+def name_of(encoder: nn.Module) -> str:
+    """The name that `build_visual` or `build_audio` knows an encoder by; its class's name for one of your own."""
+    names = {SmallVisual: "small", **{cls: name for name, cls in (*VISUAL.items(), *AUDIO.items())}}
+    return names.get(type(encoder), type(encoder).__name__)
