@@ -206,7 +206,7 @@ def evaluate(
     shuffle_sound: bool = False,
     batch_size: int = 32,
     device: torch.device | str | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     seed: int = 0,
     name: str = "",
     examples: int = 6,

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastdmt_loaders import Pair, View, eval_batches
+from fastdmt_loaders import Pair, View, eval_batches, read_sound
 
 from . import draw, metrics
 
+SOUND_RATE = 16000
 GROUPS = ("best", "worst", "random", "non-sounding")
 
 
@@ -23,6 +24,7 @@ class Picture:
     Attributes:
         group: why it was chosen, one of `GROUPS`.
         frame: [H, W, 3] uint8, the file's own size.
+        sound: float32 [T] at `SOUND_RATE`: what the model heard.
         boxes: [K, 4] xyxy in 0..1 of the frame; no rows for a non-sounding item.
         maps: "A", "B", "result" -> P float32 [224, 224].
         level: threshold of the teachers' masks (delta).
@@ -32,6 +34,7 @@ class Picture:
     pair: Pair
     group: str
     frame: np.ndarray
+    sound: np.ndarray
     boxes: np.ndarray
     maps: dict[str, np.ndarray]
     level: float
@@ -98,7 +101,7 @@ def take(
             ciou = {r: float(arrays[f"ciou_{r}"][row]) for r in metrics.RULES} if pair.sounding else {}
             with Image.open(dataset.frame_path(pair.video)) as file:
                 frame = np.asarray(file.convert("RGB"))
-            out.append(
-                Picture(pair, group, frame, boxes, {k: m[i] for k, m in maps.items()}, model.cfg.pseudo.delta, ciou)
-            )
+            sound = read_sound(dataset.sound_path(pair.audio), (SOUND_RATE,), view.seconds)[SOUND_RATE]
+            own = {k: m[i] for k, m in maps.items()}
+            out.append(Picture(pair, group, frame, sound, boxes, own, model.cfg.pseudo.delta, ciou))
     return out
