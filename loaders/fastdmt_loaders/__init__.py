@@ -1,0 +1,33 @@
+"""Files on disk -> batches on the device, for audio-visual source localization."""
+
+from fastdmt_loaders.annotations import Annotation, read_flickr_xml, read_vggss, truth_map
+from fastdmt_loaders.audio import FRONT_ENDS, read_sound
+from fastdmt_loaders.batch import Batch, EvalBatch, Pair, RawBatch, View
+from fastdmt_loaders.dataset import AVDataset, Split, make_split, read_list, read_pairs
+from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.loader import Loader, eval_batches, make_loader
+from fastdmt_loaders.sampler import Plan
+
+__all__ = [
+    "FRONT_ENDS",
+    "AVDataset",
+    "Annotation",
+    "Batch",
+    "DataError",
+    "EvalBatch",
+    "Loader",
+    "Pair",
+    "Plan",
+    "RawBatch",
+    "Split",
+    "View",
+    "eval_batches",
+    "make_loader",
+    "make_split",
+    "read_flickr_xml",
+    "read_list",
+    "read_pairs",
+    "read_sound",
+    "read_vggss",
+    "truth_map",
+]
