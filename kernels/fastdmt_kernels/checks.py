@@ -52,3 +52,9 @@ def frame_size(name: str, size) -> None:
 def one_of(name: str, value, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; one of {', '.join(choices)} is wanted")
+
+
+def affine(name: str, value) -> None:
+    tensor(name, value, "[2]")
+    if value.shape[0] != 2:
+        raise ValueError(f"{name} has shape {list(value.shape)}; the pair (w, b) is wanted")

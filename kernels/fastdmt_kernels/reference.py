@@ -28,6 +28,11 @@ class Consensus(NamedTuple):
     empty_share: Tensor  #: [] float32, share of samples whose intersection is empty
 
 
+def logit(probability: float) -> float:
+    """The logit at which a sigmoid reaches this probability: a threshold on P is one on the logits."""
+    return math.log(probability / (1 - probability))
+
+
 def _accumulate(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -83,12 +88,14 @@ def consensus(
     def above(s, affine, level):
         # In the raw domain: no sigmoid and no division stands between the map and its threshold.
         if probability == "sigmoid":
-            return _logits(s, affine, size) >= math.log(level / (1 - level))
+            return _logits(s, affine, size) >= logit(level)
         up = upsample(s, size)
         if probability == "clamp":
             return up >= level
         low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
-        return (up >= low + level * (high - low)) & (high > low)
+        # Constant is a word about the cells: rounding makes a constant map's pixels differ in their last bit.
+        varies = s.amax((1, 2), keepdim=True) > s.amin((1, 2), keepdim=True)
+        return (up >= low + level * (high - low)) & varies
 
     m_a, m_b = above(s_a, affine_a, delta), above(s_b, affine_b, delta)
     inter, union = m_a & m_b, m_a | m_b

@@ -1,8 +1,8 @@
 """similarity_map: cosine of every cell of a frame with its sound, from unnormalised features, V read once.
 
-    r_p = (sum_d v_dp^2 + eps^2)^-1/2     q = (sum_d a_d^2 + eps^2)^-1/2     s_p = q r_p sum_d a_d v_dp
-    dv_dp = g_p r_p (q a_d - s_p r_p v_dp)
-    da_d  = q (sum_p g_p r_p v_dp - q a_d sum_p g_p s_p)
+r_p = (sum_d v_dp^2 + eps^2)^-1/2     q = (sum_d a_d^2 + eps^2)^-1/2     s_p = q r_p sum_d a_d v_dp
+dv_dp = g_p r_p (q a_d - s_p r_p v_dp)
+da_d  = q (sum_p g_p r_p v_dp - q a_d sum_p g_p s_p)
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).with_name("tuned")
 
 
 def slug(gpu: str) -> str:
-    """"NVIDIA H100 80GB HBM3" -> "nvidia-h100-80gb-hbm3"."""
+    """ "NVIDIA H100 80GB HBM3" -> "nvidia-h100-80gb-hbm3"."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
@@ -33,7 +33,7 @@ def load(gpu: str) -> dict[str, dict]:
 
 @functools.cache
 def _gpu_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
 
 
 def config(kernel: str, device: torch.device) -> dict:
