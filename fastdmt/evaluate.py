@@ -100,9 +100,9 @@ class Result:
         for key in ("other", "silence", "noise"):
             if f"active_{key}" in heard:
                 out[f"{key}_sound" if key == "other" else key] = _mean(heard[f"active_{key}"])
-        silent = [not pair.sounding and pair.video == pair.audio for pair in self.pairs]
-        off_screen = [not pair.sounding and pair.video != pair.audio for pair in self.pairs]
-        for key, rows in (("listed_silent", silent), ("listed_off_screen", off_screen)):
+        # Non-sounding items of a list: clips that make no sound or show no source, and frames with a foreign sound.
+        for key, foreign in (("sourceless_clips", False), ("foreign_sounds", True)):
+            rows = [not pair.sounding and (pair.video != pair.audio) == foreign for pair in self.pairs]
             if any(rows):
                 out[key] = _mean(self.arrays["active"][rows])
         return out

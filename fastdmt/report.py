@@ -136,8 +136,8 @@ def _details(summary: dict) -> str:
         "other_sound": "another item's sound",
         "silence": "silence",
         "noise": "white noise",
-        "listed_silent": "the list's silent clips",
-        "listed_off_screen": "the list's off-screen sounds",
+        "sourceless_clips": "the list's clips without a source",
+        "foreign_sounds": "the list's foreign sounds",
     }
     pia = ", ".join(f"{names[key]} {_percent(value)}" for key, value in summary["pia"].items())
     sizes = [
