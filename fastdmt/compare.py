@@ -70,14 +70,16 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
         return None
     model = load(cfg.run, "last")
     items = str((cfg.run / "lists" / "validation.txt").resolve()) if split == "val" else None
-    pair = evaluation(model, list_name=items).summary
+    pair, one, students = (
+        evaluation(model, list_name=items, source=source).summary for source in ("teachers", "A", "students")
+    )
     row = {
         "ciou": pair["absolute"]["ciou"],
         "auc": pair["absolute"]["auc"],
         "ciou_adaptive": pair["adaptive"]["ciou"],
-        "ciou_one": evaluation(model, list_name=items, source="A").summary["absolute"]["ciou"],
-        "ciou_students": evaluation(model, list_name=items, source="students").summary["absolute"]["ciou"],
-        "ciou_shuffled": evaluation(model, list_name=items, shuffle_sound=True).summary["absolute"]["ciou"],
+        "ciou_one": one["absolute"]["ciou"],
+        "ciou_students": students["absolute"]["ciou"],
+        "ciou_shuffled": pair["absolute"]["other_ciou"],
         "blind": pair["absolute"]["blind_ciou"],
         "cap": pair["absolute"]["cap_ciou"],
         "curves": curves(cfg.run),

@@ -29,7 +29,7 @@ class DataConfig:
     """The files, and how they become batches."""
 
     root: Annotated[Path, tyro.conf.arg(name="data")] = Path("data/demo")
-    """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made when absent."""
+    """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made if absent."""
     annotations: Literal["auto", "flickr", "vggss"] = "auto"
     """Whose boxes: Flickr-SoundNet's XML (3 annotators, at least 2 must agree) or vggss.json (union)."""
     train_list: str = "train.txt"
@@ -42,6 +42,8 @@ class DataConfig:
     """Ids that `eval` reports; dropped from every training list, with a count."""
     labels: int = 0
     """Label budget: use the first so many of the seeded order of the labelled list (nested); 0 is all."""
+    split_seed: int = 0
+    """Draws what no list decides; apart from --seed, so that several seeds share one test set."""
     size: int = 256
     """Side of the square frame that the network sees, in pixels."""
     seconds: float = 3.0
@@ -81,7 +83,7 @@ class ModelConfig:
     affine_init: tuple[float, float] = (10.0, -5.0)
     """Initial (w, b) of the sigmoid."""
     visual_weights: str | None = None
-    """Weight file of the visual encoder, or `imagenet` (by torch.hub, checksum verified); None: from scratch, as logged."""
+    """Weight file of the visual encoder, or `imagenet` (by torch.hub, checksum verified); None: from scratch."""
     audio_weights_a: str | None = None
     """Weight file of audio encoder A (for example vggish-10086976.pth)."""
     audio_weights_b: str | None = None
@@ -147,7 +149,7 @@ class TrainConfig:
     """Train both localizers: warm-up on labelled clips, then unbiased learning on all."""
 
     preset: str = "demo"
-    """demo, flickr-10k, flickr-144k, vggsound-10k, vggsound-144k, or paper (recalled settings, none of our additions)."""
+    """demo, flickr-10k, flickr-144k, vggsound-10k, vggsound-144k, or paper (recalled settings, no additions)."""
     method: MethodName = "dmt"
     """dmt, or a baseline on its code path: mean-teacher (own teacher, confidence only), supervised, self-supervised."""
     run: Path = Path("runs/demo")
@@ -219,7 +221,7 @@ def _real(name: str, annotations: str, **optim: Any) -> TrainConfig:
 def _demo() -> TrainConfig:
     return TrainConfig(
         preset="demo",
-        data=DataConfig(size=96),
+        data=DataConfig(annotations="flickr", size=96),
         model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
         pseudo=PseudoLabelConfig(delta=0.4, tau=0.5, lambda_u=0.1, half_life=0.1),
         optim=OptimConfig(warmup_steps=150, steps=350, batch=64, lr=1e-3, schedule="cosine"),

@@ -92,9 +92,9 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
     for role, name in names.items():
         default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
         require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
-    split = make_split(dataset, seed=cfg.seed if "labelled" not in lists else 0, labels=cfg.data.labels or None, lists=lists)
+    split = make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
     if cfg.method != "self-supervised":
-        require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and the annotations")
+        require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and its boxes")
     if cfg.batch_unlabelled:
         require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {names['train']}")
     summary = [

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastdmt_loaders.augment import normalise
 from torch import Tensor, nn
 
 from fastdmt_loaders.audio import FRONT_ENDS, fit_waveform
+from fastdmt_loaders.augment import normalise
 
 from . import checkpoint
 from .config import TrainConfig, load_config, require
@@ -41,7 +41,7 @@ class Model:
 
     @classmethod
     def build(cls, cfg: TrainConfig, pretrained: bool = True) -> tuple[Model, list[str]]:
-        """Fresh students with their own initialisations, teachers equal to them, and a line on each encoder's weights."""
+        """Fresh students, each with its own initialisation, equal teachers, and a line on each encoder's weights."""
         students, origins = [], []
         for k, (name, audio, weights) in enumerate(
             [

@@ -1,7 +1,7 @@
 """The training loop: two stages, their schedules, validation, checkpoints. It knows no method; see dmt.py for that.
 
-    stage 1 "warm-up":  students A and B learn from labelled clips, each in its own order; the best epoch goes on
-    stage 2 "unbiased": teachers = copies of them; students learn from boxes and pseudo-labels; teachers follow by EMA
+stage 1 "warm-up":  students A and B learn from labelled clips, each in its own order; the best epoch goes on
+stage 2 "unbiased": teachers = copies of them; students learn from boxes and pseudo-labels; teachers follow by EMA
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Trainer:
     def __init__(self, cfg: TrainConfig, console: Console | None = None) -> None:
         self.cfg, self.console = cfg, console or Console()
         self.saved = self._open_run()
-        self.device = torch.device(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if cfg.device == "auto" else cfg.device)
         fastdmt_kernels.use(cfg.kernels)
         self.data: Data = open_data(cfg, self.console)
         self.model, self.origins = Model.build(cfg, pretrained=self.saved is None)
@@ -377,7 +378,7 @@ class Trainer:
     def _plan_line(self) -> str:
         cfg, steps = self.cfg, self.stage_steps
         return (
-            f"{cfg.method} on {self.device}: {steps[WARMUP]} warm-up steps of {self._batch_warmup} labelled clips, then "
+            f"{cfg.method} on {self.device}: {steps[WARMUP]} warm-up steps of {self._batch_warmup} labelled, then "
             f"{steps[UNBIASED]} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
         )
 

@@ -46,6 +46,21 @@ SOUNDNET = {
 }
 
 
+class _Unread:
+    """Stands for a score that training scripts save beside their weights as a numpy scalar."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+NUMPY_SCALARS = [
+    (_Unread, "numpy.dtype"),
+    (_Unread, "numpy.core.multiarray.scalar"),
+    (_Unread, "numpy._core.multiarray.scalar"),
+]
+
+
 @dataclass(frozen=True)
 class Loaded:
     """Which weights an encoder began with; `str` gives the line for a log."""
@@ -76,24 +91,34 @@ def load_weights(module: nn.Module, source: str | Path) -> Loaded:
     named = (encoder, str(source)) in PUBLISHED or not Path(source).exists()
     path = _published(encoder, str(source)) if named else Path(source)
     tensors = read_tensors(path)
+    spare = tuple(k for k in tensors if k.startswith(SPARE) and k not in module.state_dict())
+    count = load_into(module, {k: v for k, v in tensors.items() if k not in spare}, path, f"encoder {encoder}")
+    return Loaded(encoder, path, _sha256(path), count, spare)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, what: str) -> int:
+    """Load all of `tensors` into all of `module`, and return their number.
+
+    Raises:
+        FastDMTError: a name or a shape differs; `path` and `what` go into the message, and the module is unchanged.
+    """
     mine = module.state_dict()
     missing = [k for k in mine if k not in tensors and not k.endswith(OPTIONAL)]
-    extra = [k for k in tensors if k not in mine]
+    alien = [k for k in tensors if k not in mine]
     shapes = [
         f"{k} is {_shape(tensors[k])} instead of {_shape(mine[k])}"
         for k in mine
         if k in tensors and tensors[k].shape != mine[k].shape
     ]
-    alien = [k for k in extra if not k.startswith(SPARE)]
     problems = [
-        f"{what} {_some(names)}"
-        for what, names in (("it lacks", missing), ("it also has", alien), ("wrong shapes:", shapes))
+        f"{problem} {_some(names)}"
+        for problem, names in (("it lacks", missing), ("it also has", alien), ("wrong shapes:", shapes))
         if names
     ]
     if problems:
-        raise FastDMTError(f"{path} does not fit encoder {encoder}: {'; '.join(problems)}; give a file for {encoder}")
+        raise FastDMTError(f"{path} does not fit {what}: {'; '.join(problems)}; give a file for {what}")
     module.load_state_dict({k: tensors.get(k, mine[k]) for k in mine})
-    return Loaded(encoder, path, _sha256(path), sum(k in tensors for k in mine), tuple(extra))
+    return len(tensors)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -120,7 +145,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _torch_load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FastDMTError(
             f"{path} holds more than tensors and was refused without running it; save its state_dict as .safetensors"
@@ -156,10 +182,10 @@ def _read_soundnet(path: Path) -> dict[str, Tensor]:
         for layer, arrays in content.items():
             number = layer.removeprefix("conv")
             for key, array in arrays.items():
-                array = np.asarray(array, dtype=np.float32)
+                array = np.asarray(array).astype(np.float32)
                 if key == "weights":
                     array = array[:, 0].transpose(2, 1, 0)
-                tensors[SOUNDNET[key].format(number)] = torch.from_numpy(np.ascontiguousarray(array))
+                tensors[SOUNDNET[key].format(number)] = torch.from_numpy(array.copy())
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FastDMTError(
             f"{path} is not SoundNet's layout of layers and arrays ({error}); give sound8.npy"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import FastDMTError
-from .resnet import ResNet18, ResNet50, SpectrogramResNet18
+from .resnet import ResNet18, ResNet50, SpectrogramResNet18, SpectrogramResNet18S16
 from .small import SmallLogMel, SmallSpectrogram, SmallVisual
 from .soundnet import SoundNet8, SoundNet8Conv8
 from .vgg import VGG16, VGGish
@@ -27,6 +27,7 @@ AUDIO = {
     "soundnet8": SoundNet8,
     "soundnet8-conv8": SoundNet8Conv8,
     "spectrogram": SpectrogramResNet18,
+    "spectrogram-s16": SpectrogramResNet18S16,
     "small-logmel": SmallLogMel,
     "small-spectrogram": SmallSpectrogram,
 }

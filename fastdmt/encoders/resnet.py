@@ -106,15 +106,19 @@ class ResNet50(ResNet):
 
 
 class SpectrogramResNet18(ResNet):
-    """EZ-VSL's and SLAVC's ear: ResNet-18 on a log-spectrogram [N, 1, 257 bins, T frames] -> [N, 512], the maximum.
-
-    LVS has output stride 16 here; the others 32.
-    """
+    """EZ-VSL's and SLAVC's ear: ResNet-18 on a log-spectrogram [N, 1, 257 bins, T frames] -> [N, 512], the maximum."""
 
     front_end = "spectrogram"
+    output_stride = 32
 
-    def __init__(self, output_stride: int = 32) -> None:
-        super().__init__(BasicBlock, (2, 2, 2, 2), output_stride, channels=1)
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, (2, 2, 2, 2), self.output_stride, channels=1)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         return super().forward(spectrogram).amax((2, 3))
+
+
+class SpectrogramResNet18S16(SpectrogramResNet18):
+    """LVS's ear: the same with layer4 at stride 1."""
+
+    output_stride = 16
