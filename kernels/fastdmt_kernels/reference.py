@@ -1,11 +1,14 @@
 """What each op means, in plain PyTorch: the CPU path, and the truth that every kernel is tested against.
 
 Letters: N frames, M sounds, D channels, h w cells of the map, H W pixels of the frame, K boxes.
-All functions are differentiable where their op is, accept float16/32/64 and bfloat16, and never wait for the device.
+All functions are differentiable where their op is, take float16, bfloat16, float32 and float64, compute in float32
+(float64 for float64) whatever autocast says, and never wait for the device. Shapes, options and errors are in the
+docstrings of the public functions of the same names.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,6 +40,18 @@ def _accumulate(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def full_precision(function):
+    """Autocast would round the features to half precision before their norms are taken."""
+
+    @functools.wraps(function)
+    def wrapped(first, *args, **kwargs):
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return wrapped
+
+
+@full_precision
 def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
     v, a = _accumulate(v), _accumulate(a)
     v = v * torch.rsqrt(v.square().sum(1, keepdim=True) + eps * eps)
@@ -44,6 +59,7 @@ def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
     return torch.einsum("ndhw,nd->nhw", v, a)
 
 
+@full_precision
 def mil_logits(v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6) -> Tensor:
     v, a = _accumulate(v), _accumulate(a)
     v = v.flatten(2)
@@ -63,6 +79,7 @@ def _logits(s: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
     return upsample(w * s + b, size)
 
 
+@full_precision
 def consensus(
     s_a: Tensor,
     s_b: Tensor,
@@ -119,6 +136,22 @@ def consensus(
     return Consensus(keep, iou, pack_mask(inter), valid, soft_map, share)
 
 
+def pixels(
+    s: Tensor, affine: Tensor, target: Tensor, size: tuple[int, int], valid: Tensor | None, min_agree: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Up-sampled logits, truth and 0/1 counts of every pixel, each [N, H, W]."""
+    logits = _logits(s, affine, size)
+    if target.dtype == torch.uint8:
+        truth = target.to(logits.dtype) / 255
+    else:
+        packed = target if target.dtype == torch.int32 else boxes_to_mask(target, size, min_agree)
+        truth = unpack_mask(packed, size[1]).to(logits.dtype)
+    if valid is None:
+        return logits, truth, torch.ones_like(logits)
+    return logits, truth, unpack_mask(valid, size[1]).to(logits.dtype)
+
+
+@full_precision
 def localization_loss(
     s: Tensor,
     affine: Tensor,
@@ -130,22 +163,14 @@ def localization_loss(
     total: Tensor | None = None,
     min_agree: int = 1,
 ) -> Tensor:
-    logits = _logits(s, affine, size)
-    if target.dtype == torch.uint8:
-        truth = target.to(logits.dtype) / 255
-    else:
-        packed = target if target.dtype == torch.int32 else boxes_to_mask(target, size, min_agree)
-        truth = unpack_mask(packed, size[1]).to(logits.dtype)
+    # Selected, not multiplied: a row of weight 0 may hold a NaN map, and 0 * NaN is NaN, in the gradient too.
+    s = torch.where((weight > 0)[:, None, None], s, torch.zeros_like(s))
+    logits, truth, counts = pixels(s, affine, target, size, valid, min_agree)
     pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    if valid is None:
-        sample = pixel.mean((1, 2))
-    else:
-        counts = unpack_mask(valid, size[1]).to(pixel.dtype)
-        sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
+    sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
     weight = weight.to(sample.dtype)
-    # where, not a product: a row of weight 0 may hold a NaN map, and 0 * NaN is NaN.
     weighted = torch.where(weight > 0, weight * sample, torch.zeros_like(sample)).sum()
-    total = weight.sum() if total is None else total.to(sample.dtype)
+    total = weight.sum() if total is None else total.to(sample.dtype).reshape(())
     return weighted / torch.where(total > 0, total, torch.ones_like(total))
 
 
@@ -158,8 +183,9 @@ def ema_update(
     with torch.no_grad():
         for i, (teacher, student) in enumerate(zip(teachers, students, strict=True)):
             if teacher.is_floating_point():
-                keep = m.to(teacher.dtype) if isinstance(m, Tensor) else m
-                teacher.add_((student.to(teacher.dtype) - teacher) * (1 - keep))
+                value = _accumulate(teacher)
+                keep = m.to(value.device, value.dtype) if isinstance(m, Tensor) else m
+                teacher.copy_(value + (student.to(value.dtype) - value) * (1 - keep))
             else:
                 teacher.copy_(student)
             if shadow is not None and shadow[i] is not None:
