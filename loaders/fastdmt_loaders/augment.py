@@ -27,6 +27,7 @@ BLUR_SIGMA = (0.1, 2.0)  # pixels at 224, scaled with the size
 ERASE_AREA, ERASE_RATIO = (0.02, 0.2), (0.3, 3.3)
 GAIN_DB = 6.0
 BAND_HZ, BAND_OCTAVES = (100.0, 6000.0), 1.0
+SOUND_CHUNK = 16
 
 # One uniform number in [0, 1) per row and column.
 COLUMNS = (
@@ -66,8 +67,16 @@ def apply(raw: RawBatch, draws: np.ndarray, view: View, ids: list[str], dtype: t
     sound = raw.sound | front_ends(raw.pcm, [name for name in view.front_ends if name not in raw.sound])
     sound_strong = sound
     if view.audio_augment != "none":
-        changed = {rate: vary_sound(pcm, rate, u, view.audio_augment == "full") for rate, pcm in raw.pcm.items()}
-        sound_strong = front_ends(changed, view.front_ends)
+        # On a CPU small temporaries stay in the allocator's memory; large ones are paid for in page faults.
+        chunk = SOUND_CHUNK if device.type == "cpu" else len(table)
+        parts = []
+        for start in range(0, len(table), chunk):
+            rows = slice(start, start + chunk)
+            own = {name: values[rows] for name, values in u.items()}
+            full = view.audio_augment == "full"
+            changed = {rate: vary_sound(pcm[rows], rate, own, full) for rate, pcm in raw.pcm.items()}
+            parts.append(front_ends(changed, view.front_ends))
+        sound_strong = {name: torch.cat([part[name] for part in parts]) for name in view.front_ends}
     index = torch.from_numpy(raw.index).to(device, non_blocking=True)
     return Batch(
         weak, strong if view.augment else weak, sound, sound_strong, boxes, raw.known, raw.labelled, ids, index,

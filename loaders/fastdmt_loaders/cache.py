@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastdmt_loaders.audio import FRONT_ENDS
 from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset import Table
 from fastdmt_loaders.errors import DataError
@@ -18,16 +19,29 @@ from fastdmt_loaders.workers import SUBSTITUTES, read_item
 
 # Share of the free memory that an automatically chosen cache may take.
 DEVICE_SHARE, HOST_SHARE = 0.4, 0.4
+CHUNK = 16  # items decoded by one task: larger temporaries are paid for in page faults
 
 
-def cache_bytes(items: int, view: View) -> int:
+def kept_front_ends(view: View, device: torch.device) -> list[str]:
+    """Front-ends of the plain sound that are worth keeping: on a CPU, those that cost a Fourier transform."""
+    return [name for name in view.front_ends if name != "waveform"] if device.type == "cpu" else []
+
+
+def cache_bytes(items: int, view: View, device: torch.device) -> int:
     """Memory that the cache of so many items takes."""
-    return items * (3 * view.resize**2 + sum(2 * view.samples(rate) for rate in view.rates))
+    features = sum(4 * _one(view, name).numel() for name in kept_front_ends(view, device))
+    return items * (3 * view.resize**2 + sum(2 * view.samples(rate) for rate in view.rates) + features)
+
+
+def _one(view: View, name: str) -> torch.Tensor:
+    """A front-end's output for one silent item."""
+    rate = FRONT_ENDS[name].rate
+    return FRONT_ENDS[name].function(torch.zeros(1, view.samples(rate)))
 
 
 def choose_cache(items: int, view: View, device: torch.device) -> str:
     """ "device", "host" or "none": the first whose free memory the cache takes less than 40% of."""
-    need = cache_bytes(items, view)
+    need = cache_bytes(items, view, device)
     if device.type == "cuda" and need < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
     return "host" if need < HOST_SHARE * free_host_memory() else "none"
@@ -73,9 +87,10 @@ class CacheSource:
         self.frames = torch.empty((n, view.resize, view.resize, 3), dtype=torch.uint8, device=self.device)
         self.pcm = {r: torch.zeros((n, view.samples(r)), dtype=torch.int16, device=self.device) for r in view.rates}
         self.scale = {rate: np.zeros(n, np.float32) for rate in view.rates}
+        self.sound = {name: _one(view, name).repeat_interleave(n, 0) for name in kept_front_ends(view, device)}
         self.bad: dict[int, str] = {}
         done = 0
-        chunks = [range(start, min(start + 64, n)) for start in range(0, n, 64)]
+        chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
         with ThreadPoolExecutor(threads or cores()) as pool:
             for count in pool.map(lambda rows: self._fill(table, rows), chunks):
                 done += count
@@ -90,6 +105,7 @@ class CacheSource:
     def _fill(self, table: Table, rows: range) -> int:
         frames = np.zeros((len(rows), self.view.resize, self.view.resize, 3), np.uint8)
         pcm = {rate: np.zeros((len(rows), self.view.samples(rate)), np.int16) for rate in self.view.rates}
+        exact = {rate: np.zeros(samples.shape, np.float32) for rate, samples in pcm.items()}
         for place, row in enumerate(rows):
             try:
                 frames[place], sound = read_item(table, row, self.view)
@@ -97,6 +113,7 @@ class CacheSource:
                 self.bad[row] = str(error)
                 continue
             for rate, samples in sound.items():
+                exact[rate][place] = samples
                 # A scale per item keeps 16 bits for quiet sounds and for float files beyond full scale.
                 scale = max(float(np.abs(samples).max()), 1e-9) / 32767
                 self.scale[rate][row] = scale
@@ -104,6 +121,8 @@ class CacheSource:
         self.frames[rows.start : rows.stop] = torch.from_numpy(frames)
         for rate, samples in pcm.items():
             self.pcm[rate][rows.start : rows.stop] = torch.from_numpy(samples)
+        for name, features in self.sound.items():
+            features[rows.start : rows.stop] = FRONT_ENDS[name].function(torch.from_numpy(exact[FRONT_ENDS[name].rate]))
         return len(rows)
 
     def batches(self, step: int) -> Iterator[RawBatch]:
@@ -132,7 +151,8 @@ class CacheSource:
             index,
             self.plan.labelled,
             step,
-            bad=bad,
+            {name: features[rows] for name, features in self.sound.items()},
+            bad,
         )
         return raw.pin_memory() if self.pin else raw
 

@@ -144,7 +144,7 @@ def make_loader(
     workers = cores() if workers is None else workers
     chosen = choose_cache(len(table), view, device) if cache == "auto" else cache
     if chosen != "none":
-        description = f"{cache_bytes(len(table), view) / 2**30:.2f} GiB of decoded items in {chosen} memory"
+        description = f"{cache_bytes(len(table), view, device) / 2**30:.2f} GiB of decoded items in {chosen} memory"
         source = CacheSource(table, plan, view, chosen, device, max(1, workers), progress)
     elif resolve_kind(kind, device) == "dali":
         from fastdmt_loaders.dali import DaliSource
