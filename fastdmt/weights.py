@@ -116,7 +116,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path
         if names
     ]
     if problems:
-        raise FastDMTError(f"{path} does not fit {what}: {'; '.join(problems)}; give a file for {what}")
+        raise FastDMTError(f"{path} does not fit {what}: {'; '.join(problems)}; give a file made for it")
     module.load_state_dict({k: tensors.get(k, mine[k]) for k in mine})
     return len(tensors)
 
