@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fastdmt_loaders import AVDataset
 from PIL import Image
+
+from fastdmt_loaders import AVDataset
 
 ITEMS = 24
 RATES = (8000, 16000, 22050, 44100)

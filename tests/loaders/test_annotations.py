@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from fastdmt_loaders import Annotation, DataError, read_flickr_xml, read_vggss, truth_map
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fastdmt_loaders import Annotation, DataError, read_flickr_xml, read_vggss, truth_map
 
 FLICKR = """<annotations><filename>10000130166</filename>
 <participant><name>a</name><bbox><id>1</id><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bbox>

@@ -5,9 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from fastdmt_loaders import AVDataset, DataError, Pair, Split, make_split, read_list, read_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fastdmt_loaders import AVDataset, DataError, Pair, Split, make_split, read_list, read_pairs
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_drawn_splits_are_disjoint_complete_and_nested(field_root, seed, labels,
     split = make_split(dataset, seed=seed, labels=labels, validation=validation, test=test)
     parts = [split.train_labelled, split.train_unlabelled, split.validation, split.test]
     assert [len(part) for part in parts] == [labels, len(dataset.ids) - labels - validation - test, validation, test]
-    assert sorted(sum(parts, [])) == dataset.ids
+    assert sorted(id for part in parts for id in part) == dataset.ids
     larger = make_split(dataset, seed=seed, labels=labels + 1, validation=validation, test=test)
     assert larger.train_labelled[:labels] == split.train_labelled
     assert (larger.validation, larger.test) == (split.validation, split.test)

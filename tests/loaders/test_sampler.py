@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fastdmt_loaders import DataError, Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fastdmt_loaders import DataError, Plan
 
 plans = st.builds(
     Plan,
