@@ -27,6 +27,9 @@ def heat(p: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(place, steps, HEAT[:, c]) for c in range(3)], -1).round().astype(np.uint8)
 
 
+HEAT_TABLE = heat(np.arange(256) / 255).astype(np.float32)
+
+
 def resize(p: np.ndarray, height: int, width: int) -> np.ndarray:
     """A map on another grid, float32 [height, width], bilinear."""
     image = Image.fromarray(np.ascontiguousarray(p, dtype=np.float32))
@@ -35,12 +38,13 @@ def resize(p: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def overlay(frame: np.ndarray, p: np.ndarray, opacity: float = 0.75) -> np.ndarray:
     """The frame under its map: dimmed where nothing sounds, glowing where P is high."""
-    p = np.clip(resize(p, *frame.shape[:2]), 0, 1)[..., None]
-    grey = frame.mean(-1, keepdims=True)
-    quiet = 0.55 * frame + 0.15 * grey  # darker and a little paler, so that colours belong to the map
-    weight = opacity * np.clip(1.4 * p, 0, 1)
-    mixed = (quiet + 0.3 * frame * p) * (1 - weight) + heat(p[..., 0]) * weight
-    return mixed.clip(0, 255).astype(np.uint8)
+    p = np.clip(resize(p, *frame.shape[:2]), 0, 1)
+    weight = np.minimum(1.4 * opacity * p, opacity)[..., None]
+    # Darker and a little paler away from the source, so that colours belong to the map.
+    image = frame * (0.55 + 0.3 * p)[..., None]
+    image += 0.15 * frame.mean(-1, keepdims=True, dtype=np.float32)
+    image += (HEAT_TABLE[(255 * p).astype(np.uint8)] - image) * weight
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = WHITE, width: int = 2) -> np.ndarray:
@@ -126,6 +130,36 @@ def strip(
             pen.text((gap, y + height - foot / 2), captions[i], (96, 103, 112), font(12 * scale), anchor="lm")
         y += height + gap
     return canvas
+
+
+def curve(
+    pen: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    times: Sequence[float],
+    values: Sequence[float],
+    level: float = 0.5,
+) -> None:
+    """Values 0..1 over seconds inside box (x0, y0, x1, y1), with the threshold as a thin line."""
+    x0, y0, x1, y1 = box
+    end = max(times[-1], 1e-6)
+    grey, small = (150, 157, 166), font(11)
+    left = x0 + 58
+
+    def place(time: float, value: float) -> tuple[float, float]:
+        return left + (x1 - left) * time / end, y1 - (y1 - y0) * value
+
+    pen.text((x0, y0 + 6), "highest P", INK, small, anchor="lm")
+    for value in (0.0, level, 1.0):
+        height = place(0, value)[1]
+        pen.line([(left, height), (x1, height)], grey if value == level else (222, 226, 231), 1)
+        if value != 1.0:
+            pen.text((left - 5, min(height, y1 - 4)), f"{value:g}", grey, small, anchor="rm")
+    points = [place(t, v) for t, v in zip(times, values)]
+    if len(points) > 1:
+        pen.line(points, (192, 54, 92), 2, joint="curve")
+    else:
+        (x, y), r = points[0], 3
+        pen.ellipse([x - r, y - r, x + r, y + r], (192, 54, 92))
 
 
 def training_picture(model, batch, rows: int = 4, tile: int = 160) -> np.ndarray:

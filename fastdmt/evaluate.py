@@ -161,7 +161,20 @@ class Result:
             items.append({"video": pair.video, "audio": pair.audio, "sounding": pair.sounding, **values})
         protocol = {"map": self.source, "shuffled_sounds": self.shuffled, "size": SIZE, "thresholds": list(RULES)}
         content = {"list": self.name, "protocol": protocol, "summary": self.summary, "items": items}
-        write_text(Path(path), json.dumps(content, indent=1) + "\n")
+        write_json(Path(path), content)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """One key a line, one entry of a list a line, so that a person can read and compare the file."""
+    lines = []
+    for key, value in content.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in value) + "\n ]"
+        elif isinstance(value, dict):
+            text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+        lines.append(f" {json.dumps(key)}: {text}")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fastdmt_loaders import Pair, View, eval_batches, read_sound
 
 from . import draw, metrics
+from .errors import FastDMTError
 
 SOUND_RATE = 16000
 GROUPS = ("best", "worst", "random", "non-sounding")
@@ -52,6 +54,21 @@ class Picture:
             draw.agreement(frame, p_a, p_b, self.level),
             draw.boxes_outline(result, self.boxes, width=1),
         ]
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A picture file as uint8 RGB [H, W, 3], turned as its EXIF says.
+
+    Raises:
+        FastDMTError: missing, or not a picture.
+    """
+    try:
+        with Image.open(path) as file:
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except FileNotFoundError:
+        raise FastDMTError(f"{path}: no such picture; check the path") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FastDMTError(f"{path}: cannot be read as a picture ({error}); give a JPEG or PNG") from None
 
 
 HEADINGS = ("frame and truth", "teacher A", "teacher B", "intersection", "result")
@@ -99,8 +116,7 @@ def take(
             annotation = batch.annotations[i]
             boxes = annotation.boxes if pair.sounding and annotation is not None else np.zeros((0, 4))
             ciou = {r: float(arrays[f"ciou_{r}"][row]) for r in metrics.RULES} if pair.sounding else {}
-            with Image.open(dataset.frame_path(pair.video)) as file:
-                frame = np.asarray(file.convert("RGB"))
+            frame = read_picture(dataset.frame_path(pair.video))
             sound = read_sound(dataset.sound_path(pair.audio), (SOUND_RATE,), view.seconds)[SOUND_RATE]
             own = {k: m[i] for k, m in maps.items()}
             out.append(Picture(pair, group, frame, sound, boxes, own, model.cfg.pseudo.delta, ciou))
