@@ -125,9 +125,9 @@ def _write_clip(root: Path, seed: int, size: int, job: tuple[int, str, bool]) ->
     Image.fromarray(picture).save(root / "frames" / f"{id}.jpg", quality=int(rng.integers(82, 96)))
 
     rate = int(rng.choice(RATES, p=RATE_SHARES))
-    seconds = rng.uniform(1, 3) if rng.random() < 0.15 else min(10.0, 3 + rng.exponential(1.2))
+    seconds = rng.uniform(1, 3) if rng.random() < 0.15 else min(10.0, 3 + rng.exponential(0.8))
     channels = int(rng.choice((1, 2), p=(0.75, 0.25)))
-    pcm = synthesize(rng, labels[0], rate, seconds, channels, snr_db=rng.uniform(4, 20))
+    pcm = synthesize(rng, labels[0], rate, seconds, channels, snr_db=rng.uniform(0, 16))
     if silent:  # digital silence, or the faint hiss of a microphone
         pcm *= 0 if index % 2 else 3e-4
     kind = "flac" if rng.random() < 0.5 else "wav"
@@ -226,7 +226,7 @@ def _write_video(path: Path, seed: int, index: int, video_codec: str, audio_code
         out.mux(audio.encode(None))
 
 
-README = """FastDMT demo data: {clips} pairs of frame and sound, {train} to train on ({labelled} with labels), seed {seed}.
+README = """FastDMT demo data: {clips} pairs of frame and sound, {train} to train on ({labelled} labelled), seed {seed}.
 Drawn and synthesised by `fastdmt data demo`; free to use for anything.
 
 frames/<id>.jpg        two or three patterned objects; exactly one of them sounds

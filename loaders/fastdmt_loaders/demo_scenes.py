@@ -159,7 +159,7 @@ def draw_background(rng: np.random.Generator, width: int, height: int) -> np.nda
     hue, level = rng.random(), rng.uniform(0.35, 0.65)
     one = np.array(colorsys.hls_to_rgb(hue, level + 0.12, 0.28))
     two = np.array(colorsys.hls_to_rgb((hue + rng.uniform(-0.15, 0.15)) % 1, level - 0.14, 0.33))
-    return (mix * one + (1 - mix) * two + rng.normal(0, 0.025, (height, width, 1))).clip(0, 1)
+    return (mix * one + (1 - mix) * two + 0.025 * rng.standard_normal((height, width, 1), dtype=np.float32)).clip(0, 1)
 
 
 class Scene(NamedTuple):

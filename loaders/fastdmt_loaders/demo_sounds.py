@@ -177,26 +177,30 @@ def synthesize(
         float32 [round(rate * seconds), channels] within +-1.
     """
     length = round(rate * seconds)
-    times = np.arange(length) / rate
-    sound = TIMBRES[label](rng, times, rate)
-    sound = _tilt(sound, rng.uniform(-4, 4), rate)
+    sound = TIMBRES[label](rng, np.arange(length) / rate, rate)
     sound[: int(rng.uniform(0, 0.12) * length)] *= 0.02  # the sound may come in late
-    sound /= np.sqrt(np.mean(sound**2)) + 1e-9
-    noise = _tilt(rng.standard_normal(length, dtype=np.float32), rng.uniform(-6, 0), rate)
-    sound += noise * (10 ** (-snr_db / 20) / (np.sqrt(np.mean(noise**2)) + 1e-9))
+    # Tilted spectra, as of rooms and microphones; the noise is drawn as a spectrum and added there.
+    size = _fft_size(length)
+    freqs = np.fft.rfftfreq(size, 1 / rate)
+    octaves = np.log2(freqs.clip(60) / 1000).astype(np.float32)
+    spectrum = np.fft.rfft(sound.astype(np.float32), size) * 2 ** (octaves * np.float32(rng.uniform(-1, 1)))
+    noise = rng.standard_normal((len(freqs), 2), dtype=np.float32).view(np.complex64)[:, 0]
+    noise *= 2 ** (octaves * np.float32(rng.uniform(-1, 0)))
+    gain = 10 ** (-snr_db / 20) * np.linalg.norm(spectrum) * np.sqrt(size / length) / np.linalg.norm(noise)
+    sound = np.fft.irfft(spectrum + np.float32(gain) * noise, size)[:length]
     sound *= 10 ** rng.uniform(-0.9, -0.05) / (np.abs(sound).max() + 1e-9)
     gains = np.ones(1) if channels == 1 else rng.uniform(0.5, 1.0, channels)
     return (sound[:, None] * gains).astype(np.float32)
 
 
-def _tilt(sound: np.ndarray, db_per_octave: float, rate: int) -> np.ndarray:
-    """Tip the spectrum around 1 kHz, as rooms and microphones do."""
-    return _filter(sound, rate, lambda freqs: (freqs.clip(60) / 1000) ** (db_per_octave / 6.02))
-
-
 def _filter(sound: np.ndarray, rate: int, response: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Scale each frequency by response(Hz). The length is padded to one that the FFT likes: up to 10 times faster."""
+    """Scale each frequency by response(Hz)."""
     n = len(sound)
-    size = min(odd << max(0, ((n - 1) // odd).bit_length()) for odd in (1, 3, 5, 9, 15))
+    size = _fft_size(n)
     spectrum = np.fft.rfft(sound.astype(np.float32), size)
     return np.fft.irfft(spectrum * response(np.fft.rfftfreq(size, 1 / rate)).astype(np.float32), size)[:n]
+
+
+def _fft_size(n: int) -> int:
+    """A length from n up that the FFT likes: up to ten times faster than one with a large prime factor."""
+    return min(odd << max(0, ((n - 1) // odd).bit_length()) for odd in (1, 3, 5, 9, 15))
