@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import soundfile
 import torch
@@ -116,3 +118,26 @@ class ToneModel:
         p = self.maps(None, {"spectrogram": spectrogram(torch.from_numpy(pcm)[None])}, source)
         size = frame.shape[:2]
         return torch.nn.functional.interpolate(p[:, None], size=size, mode="bilinear")[0, 0].numpy()
+
+
+def write_video(path: Path, places: tuple[int, ...] = (0, 8), each: int = 4, codecs=("libx264", "aac")) -> Path:
+    """A clip of 120 x 90 at 10 pictures a second whose pitch changes from place to place every `each` seconds."""
+    rate, fps = 48000, 10
+    pcm = np.concatenate([tone(place, rate, each) for place in places])
+    with av.open(str(path), "w") as out:
+        video = out.add_stream(codecs[0], rate=fps)
+        video.width, video.height = 120, 90
+        video.pix_fmt = "yuvj420p" if codecs[0] == "mjpeg" else "yuv420p"
+        audio = out.add_stream(codecs[1], rate=rate, layout="mono")
+        for i in range(fps * each * len(places)):
+            frame = av.VideoFrame.from_ndarray(picture(0), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        sound = av.AudioFrame.from_ndarray(pcm[None].astype(np.float32), format="flt", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
+        cutter = av.AudioResampler(audio.format, "mono", rate, frame_size=audio.frame_size or 1024)
+        for piece in [*cutter.resample(sound), *cutter.resample(None)]:
+            out.mux(audio.encode(piece))
+        out.mux(audio.encode(None))
+    return path
