@@ -8,9 +8,10 @@ CUDA tensors run Triton kernels, all others run `fastdmt_kernels.reference`, whi
 
 from .backend import use
 from .consensus import consensus
+from .ema import ema_update
 from .loss import localization_loss
 from .masks import boxes_to_mask, pack_mask, unpack_mask
-from .reference import Consensus, ema_update, mil_logits
+from .reference import Consensus, mil_logits
 from .similarity import similarity_map
 
 __all__ = [

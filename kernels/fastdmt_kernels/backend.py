@@ -21,7 +21,6 @@ except ImportError:
 INTERPRET = triton is not None and bool(triton.knobs.runtime.interpret)
 
 MODES = ("auto", "reference", "triton")
-HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 
 _mode = "auto"
 _recorder = None

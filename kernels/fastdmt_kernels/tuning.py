@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -33,9 +34,23 @@ def load(gpu: str) -> dict[str, dict]:
 
 @functools.cache
 def _gpu_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+    return {"cuda": torch.cuda.get_device_name, "cpu": lambda _: "interpreter"}[device.type](device)
+
+
+_pretended: str | None = None
+
+
+@contextlib.contextmanager
+def pretending(gpu: str):
+    """Configurations of another GPU than the one at hand, for ahead-of-time compilation."""
+    global _pretended
+    _pretended = gpu
+    try:
+        yield
+    finally:
+        _pretended = None
 
 
 def config(kernel: str, device: torch.device) -> dict:
     """The configuration of one kernel on one device, as a dict of its own."""
-    return dict(load(_gpu_name(device))[kernel])
+    return dict(load(_gpu_name(device) if _pretended is None else _pretended)[kernel])

@@ -1,0 +1,156 @@
+"""Compiles every kernel for GPUs that are not here, and tells what each uses: registers, spills, shared memory.
+
+    python -m fastdmt_kernels.aot --target sm_90 --gpu "NVIDIA H100 80GB HBM3"
+
+The launchers themselves, run on tensors without storage, say which arguments, specialisations and configurations a
+real launch has. One JSON object a line. Not under TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from . import backend, loss, similarity, tuning
+from .consensus import agree
+
+TYPES = {
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64", torch.int32: "i32",
+    torch.int16: "i16", torch.uint8: "u8", torch.bool: "i1",
+}  # fmt: skip
+TENSOR_CORE = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma\w*")
+
+
+def cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Launches of the sizes that training has: name -> a call of the launcher on meta tensors."""
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    for dtype in (torch.bfloat16, torch.float32):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            v = empty(128, 512, 16, 16, dtype=dtype).contiguous(memory_format=layout)
+            a = empty(128, 512, dtype=dtype)
+            s, ra = empty(128, 16, 16), empty(128)
+            name = f"{TYPES[dtype]} {'channels_last' if layout == torch.channels_last else 'contiguous'}"
+            yield f"similarity {name}", lambda v=v, a=a: similarity.forward(v, a, 1e-6)
+            yield (
+                f"similarity {name}",
+                lambda v=v, a=a, s=s, ra=ra: similarity.backward(s, v, a, s, s, ra, True, True),
+            )
+    affine, weight = empty(2), empty(128)
+    for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224))):
+        s = empty(128, *cells)
+        name = f"{cells[0]}x{cells[1]} -> {size[0]}x{size[1]}"
+        for probability, soft, band in (("sigmoid", "none", None), ("minmax", "product", 0.25)):
+            yield (
+                f"consensus {probability} {name}",
+                lambda s=s, size=size, p=probability, soft=soft, band=band: agree(
+                    s, s, affine, affine, 0.6, 0.7, *size, p, soft, band
+                ),
+            )
+        words = -(-size[1] // 32)
+        mask = empty(128, size[0], words, dtype=torch.int32)
+        targets = {
+            "mask": mask,
+            "uint8": empty(128, *size, dtype=torch.uint8),
+            "boxes": empty(128, 3, 4),
+        }
+        for kind, target in targets.items():
+            yield (
+                f"loss {kind} {name}",
+                lambda s=s, target=target, size=size, mask=mask: loss.forward(
+                    s, affine, target, weight, mask, None, *size, 1, True
+                ),
+            )
+        yield (
+            f"loss {name}",
+            lambda s=s: loss.backward(weight, s, affine, s, empty(128, 2), weight),
+        )
+
+
+def source(kernel, args: tuple, options: dict):
+    """What Triton's launcher would make of this call: types, divisibility by 16, ones folded in."""
+    from triton.compiler import ASTSource
+
+    signature, constexprs, attrs = {}, {}, {}
+    values = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
+    for i, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
+            signature[parameter.name] = "constexpr"
+            constexprs[(i,)] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = "*" + TYPES[value.dtype]
+            attrs[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                attrs[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constexprs, attrs)
+
+
+def nvidia_resources(ptx: str, arch: int) -> dict[str, int]:
+    """Registers a thread and bytes spilled, from the assembler that comes with Triton."""
+    from triton import knobs
+
+    tool = knobs.nvidia.ptxas_blackwell if arch >= 100 and hasattr(knobs.nvidia, "ptxas_blackwell") else None
+    tool = tool or knobs.nvidia.ptxas
+    name = re.search(r"\.target (\w+)", ptx).group(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx)
+        command = [tool.path, "-v", f"--gpu-name={name}", str(file), "-o", str(file.with_suffix(".cubin"))]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
+    return {"registers": int(re.search(r"Used (\d+) registers", report).group(1)), "spilled": spilled}
+
+
+def compile_all(target: str, gpu: str, only: str = "") -> Iterator[dict]:
+    """A row for each case: kernel, case, warps, shared memory, and on NVIDIA registers and bytes spilled."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    hip = target.startswith("gfx")
+    machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    for case, call in cases():
+        with tuning.pretending(gpu), backend.recording() as calls:
+            call()
+        for kernel, args, options in calls:
+            if only not in f"{kernel.__name__} {case}":
+                continue
+            launch = {key: options[key] for key in ("num_warps", "num_stages") if key in options}
+            compiled = triton.compile(source(kernel, args, options), target=machine, options=launch)
+            text = compiled.asm["amdgcn" if hip else "ptx"]
+            row = {"target": target, "kernel": kernel.__name__, "case": case, "warps": compiled.metadata.num_warps}
+            row["shared"] = compiled.metadata.shared
+            row["tensor_core"] = sorted(set(TENSOR_CORE.findall(text)))
+            row["widest_load"] = max((int(n) for n in re.findall(r"ld\.global\S*\.v(\d)\.\w+", text)), default=1)
+            if hip:
+                row["spilled"] = sum(int(n) for n in re.findall(r"[sv]gpr_spill_count:\s*(\d+)", text))
+            else:
+                row |= nvidia_resources(text, machine.arch)
+            yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--target", default="sm_90", help="sm_80, sm_90, sm_100, gfx942")
+    parser.add_argument("--gpu", default="", help="name of the GPU whose shipped configuration is compiled")
+    parser.add_argument("--only", default="", help="kernels and cases that hold this text")
+    arguments = parser.parse_args()
+    if backend.triton is None or backend.INTERPRET:
+        raise SystemExit("error: needs Triton and no TRITON_INTERPRET")
+    for row in compile_all(arguments.target, arguments.gpu, arguments.only):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
