@@ -21,7 +21,9 @@ MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
 METHOD_NAMES = get_args(MethodName)
 LocalizerName = Literal["dmt", "ezvsl", "lvs", "slavc"]
 VisualName = Literal["resnet18", "resnet50", "vgg16", "small"]
-AudioName = Literal["vggish", "soundnet8", "spectrogram", "small-logmel", "small-spectrogram"]
+AudioName = Literal[
+    "vggish", "soundnet8", "soundnet8-conv8", "spectrogram", "spectrogram-s16", "small-logmel", "small-spectrogram"
+]
 
 
 @dataclass(frozen=True)

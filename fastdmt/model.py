@@ -68,6 +68,7 @@ class Model:
                     origins.append(f"localizer {name}, {part} encoder: random initialisation")
                 else:
                     origins.append(f"localizer {name}, {part} encoder: {load_weights(module, source)}")
+            student.start()
             students.append(student)
         return cls(cfg, students, [freeze(copy.deepcopy(s)) for s in students]), origins
 

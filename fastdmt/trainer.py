@@ -189,10 +189,11 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for i, optimizer in enumerate(optimizers):
+            student = self.model.students[i if k is None else k]
             if self.cfg.optim.clip > 0:
-                student = self.model.students[i if k is None else k]
                 torch.nn.utils.clip_grad_norm_(student.parameters(), self.cfg.optim.clip)
             optimizer.step()
+            student.after_step()
 
     def _advance(self) -> None:
         self.done += 1

@@ -257,3 +257,23 @@ def test_ranks_share_their_negatives(tmp_path):
 def test_encoders_can_be_ones_own():
     localizer = Localizer(SmallVisual(), SmallLogMel(), dim=32)
     assert localizer(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 1, 96, 64)).map.shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["dmt", *[pytest.param(n, marks=pytest.mark.slow) for n in ("ezvsl", "lvs", "slavc")]])
+def test_compiles_as_one_graph(name):
+    localizer = small(name, dim=64, **({"dropout": 0.0} if name == "slavc" else {})).train()
+    g = torch.Generator().manual_seed(1)
+    frames, sound = torch.randn(4, 3, 64, 64, generator=g), torch.randn(4, 3, 1, 96, 64, generator=g)
+    weight = torch.tensor([1.0, 0.0, 1.0, 1.0])
+
+    def loss(frames, sound, weight):
+        out = localizer(frames, sound)
+        return out.map.square().mean() + localizer.contrastive_loss(out, weight)
+
+    results = []
+    for f in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        localizer.zero_grad(set_to_none=True)
+        value = f(frames, sound, weight)
+        value.backward()
+        results.append((value, [p.grad for p in localizer.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*results)
