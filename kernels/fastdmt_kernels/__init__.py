@@ -11,7 +11,8 @@ from .consensus import consensus
 from .ema import ema_update
 from .loss import localization_loss
 from .masks import boxes_to_mask, pack_mask, unpack_mask
-from .reference import Consensus, mil_logits
+from .mil import mil_logits
+from .reference import Consensus
 from .similarity import similarity_map
 
 __all__ = [

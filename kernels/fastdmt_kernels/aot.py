@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from . import backend, loss, similarity, tuning
+from . import backend, loss, mil, similarity, tuning
 from .consensus import agree
+from .ema import update
 
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64", torch.int32: "i32",
@@ -45,6 +46,16 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
                 f"similarity {name}",
                 lambda v=v, a=a, s=s, ra=ra: similarity.backward(s, v, a, s, s, ra, True, True),
             )
+            logits, best = empty(128, 128), empty(128, 128, dtype=torch.int16)
+            yield f"mil {name}", lambda v=v, a=a: mil.forward(v, a, 0.03, 1e-6)
+            yield (
+                f"mil {name}",
+                lambda v=v, a=a, s=s, ra=ra, logits=logits, best=best: mil.backward(
+                    logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True
+                ),
+            )
+    tensors = [empty(512, 512, 3, 3), empty(512)]
+    yield "ema", lambda: update(tensors, tensors, empty(), tensors, [0, 1])
     affine, weight = empty(2), empty(128)
     for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224))):
         s = empty(128, *cells)

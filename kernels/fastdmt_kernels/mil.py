@@ -1,0 +1,320 @@
+"""mil_logits: the best cell of every frame for every sound, without the [N, M, h, w] volume.
+
+    c_nmp = r_np q_m sum_d v_ndp a_md      L_nm = max_p c_nmp / tau      P_nm = the lowest p that attains it
+    dv_ndp = r_np (sum_m [P_nm = p] G_nm q_m a_md / tau - r_np v_ndp sum_m [P_nm = p] G_nm L_nm)
+    da_md  = q_m (sum_n G_nm r_nP v_ndP / tau - q_m a_md sum_n G_nm L_nm)
+
+r and q are the inverse norms, as in similarity_map. Both gradients gather: no atomics, every sum in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import checks, reference
+from .backend import INTERPRET, cdiv, jit, launch, launches, tl
+from .similarity import dense
+from .tuning import config
+
+#: The interpreter multiplies the raw bits of bfloat16 operands (triton-lang/triton#11584).
+AS_FLOAT = INTERPRET
+
+
+@jit(do_not_specialize=["M"])
+def mil_forward(
+    v, a, logits, best, rv, ra, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, TAU: tl.constexpr, PRECISION: tl.constexpr,
+    FLOAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    tiles = (M + BLOCK_M - 1) // BLOCK_M
+    n = tl.program_id(0).to(tl.int64) // tiles
+    tile = tl.program_id(0) % tiles
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    where = tl.zeros((BLOCK_M,), tl.int32)
+    broken = tl.zeros((BLOCK_P,), tl.int32)
+    square_a = tl.zeros((BLOCK_M,), tl.float32)
+    for first in range(0, P, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        dot = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
+        square = tl.zeros((BLOCK_P,), tl.float32)
+        square_a = tl.zeros((BLOCK_M,), tl.float32)
+        for start in range(0, D, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)
+            in_v = (p < P)[:, None] & (d < D)[None, :]
+            in_a = (m < M)[None, :] & (d < D)[:, None]
+            x = tl.load(v + n * stride_n + p[:, None] * stride_p + d[None, :] * stride_d, in_v, other=0.0)
+            y = tl.load(a + m[None, :].to(tl.int64) * D + d[:, None], in_a, other=0.0)
+            if FLOAT:
+                x, y = x.to(tl.float32), y.to(tl.float32)
+            dot = tl.dot(x, y, dot, input_precision=PRECISION)
+            square += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
+            square_a += tl.sum(y.to(tl.float32) * y.to(tl.float32), 0)
+        r = 1.0 / tl.sqrt(square + EPS * EPS)
+        if tile == 0:
+            tl.store(rv + n * P + p, r, p < P)
+        broken |= tl.where(square < float("inf"), 0, 1)
+        cosine = tl.where((p < P)[:, None], dot * r[:, None], float("-inf"))
+        high, at = tl.max(cosine, 0, return_indices=True, return_indices_tie_break_left=True)
+        # Strictly greater: of equal cells the first one wins, across tiles as within one.
+        where = tl.where(high > top, first + at, where)
+        top = tl.maximum(top, high)
+    q = 1.0 / tl.sqrt(square_a + EPS * EPS)
+    # The hardware's maximum drops NaN; a frame that holds one must not look sound.
+    top = tl.where(tl.max(broken, 0) > 0, float("nan"), top)
+    out = n * M + m
+    tl.store(logits + out, top * q * (1.0 / TAU), m < M)
+    tl.store(best + out, where.to(best.dtype.element_ty), m < M)
+    if n == 0:
+        tl.store(ra + m, q, m < M)
+
+
+@jit(do_not_specialize=["M"])
+def mil_backward_v(
+    g, v, a, logits, best, rv, ra, dv, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, TAU: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    tiles_p: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
+    tiles_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
+    n = tl.program_id(0).to(tl.int64) // (tiles_p * tiles_d)
+    tile = tl.program_id(0) % (tiles_p * tiles_d)
+    p = tile // tiles_d * BLOCK_P + tl.arange(0, BLOCK_P)
+    d = tile % tiles_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    HALF: tl.constexpr = a.dtype.element_ty == tl.float16
+    unit = 1.0
+    if HALF:
+        # float16 has no room for gradients of 1e-7: they are divided by the greatest of their frame.
+        most = tl.full((BLOCK_M,), 1e-30, tl.float32)
+        for start in range(0, M, BLOCK_M):
+            m = start + tl.arange(0, BLOCK_M)
+            most = tl.maximum(most, tl.abs(tl.load(g + n * M + m, m < M, other=0.0)))
+        unit = tl.max(most, 0)
+    pull = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+    along = tl.zeros((BLOCK_P,), tl.float32)
+    for start in range(0, M, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        grad = tl.load(g + n * M + m, m < M, other=0.0)
+        value = tl.load(logits + n * M + m, m < M, other=0.0)
+        at = tl.load(best + n * M + m, m < M, other=-1).to(tl.int32)
+        q = tl.load(ra + m, m < M, other=0.0)
+        y = tl.load(a + m[:, None].to(tl.int64) * D + d[None, :], (m < M)[:, None] & (d < D)[None, :], other=0.0)
+        chosen = at[None, :] == p[:, None]
+        along += tl.sum(tl.where(chosen, (grad * value)[None, :], 0.0), 1)
+        # A one-hot matrix times the gradients: the scatter becomes a product of matrices.
+        if HALF:
+            share = tl.where(chosen, (grad / unit)[None, :], 0.0)
+            y = (y.to(tl.float32) * q[:, None]).to(tl.float16)
+        else:
+            share = tl.where(chosen, (grad * q)[None, :], 0.0)
+        if FLOAT:
+            y = y.to(tl.float32)
+        pull = tl.dot(share.to(y.dtype), y, pull, input_precision=PRECISION)
+    r = tl.load(rv + n * P + p, p < P, other=0.0)
+    inside = (p < P)[:, None] & (d < D)[None, :]
+    offset = n * stride_n + p[:, None] * stride_p + d[None, :] * stride_d
+    x = tl.load(v + offset, inside, other=0.0).to(tl.float32)
+    pull *= unit * (1.0 / TAU)
+    tl.store(dv + offset, (r[:, None] * (pull - (r * along)[:, None] * x)).to(dv.dtype.element_ty), inside)
+
+
+@jit(do_not_specialize=["N", "M"])
+def mil_backward_a(
+    g, v, a, logits, best, rv, ra, da, N, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, TAU: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    # Neighbouring programs are neighbouring sounds of one slice of channels: they read the same rows of v.
+    m = (tl.program_id(0) % M).to(tl.int64)
+    d = tl.program_id(0) // M * BLOCK_D + tl.arange(0, BLOCK_D)
+    pull = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    along = tl.zeros((BLOCK_N,), tl.float32)
+    for start in range(0, N, BLOCK_N):
+        n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
+        grad = tl.load(g + n * M + m, n < N, other=0.0)
+        value = tl.load(logits + n * M + m, n < N, other=0.0)
+        at = tl.load(best + n * M + m, n < N, other=0).to(tl.int64)
+        r = tl.load(rv + n * P + at, n < N, other=0.0)
+        row = (n * stride_n + at * stride_p)[:, None] + d[None, :] * stride_d
+        x = tl.load(v + row, (n < N)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+        pull += (grad * r)[:, None] * x
+        along += grad * value
+    q = tl.load(ra + m)
+    y = tl.load(a + m * D + d, d < D, other=0.0).to(tl.float32)
+    slope = q * (tl.sum(pull, 0) * (1.0 / TAU) - q * tl.sum(along, 0) * y)
+    tl.store(da + m * D + d, slope.to(da.dtype.element_ty), d < D)
+
+
+def _precision(v: Tensor) -> str:
+    """float32 operands: three passes of the tensor core where there is one for it, which keeps float32's accuracy."""
+    if v.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(v.device)[0] >= 8:
+        return "tf32x3"
+    return "tf32x3" if v.is_meta else "ieee"
+
+
+def _options(kernel: str, v: Tensor) -> dict:
+    """Configurations differ by the operands' size: a float32 tile takes twice the shared memory."""
+    return config(f"{kernel}_{'float' if v.dtype == torch.float32 else 'half'}", v.device)
+
+
+def _outputs(v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, m, cells = v.shape[0], a.shape[0], v.shape[2] * v.shape[3]
+    logits = v.new_empty((n, m), dtype=torch.float32)
+    best = v.new_empty((n, m), dtype=torch.int16 if cells <= 2**15 else torch.int32)
+    return logits, best, logits.new_empty((n, cells)), logits.new_empty((m,))
+
+
+def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    outputs = _outputs(v, a)
+    options = _options("mil_forward", v)
+    cells = v.flatten(2)
+    if v.shape[0] == 0:
+        outputs[3].zero_()  # no frame, no program to write the sounds' norms
+    launch(
+        mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
+        cells, a.contiguous(), *outputs, a.shape[0], *cells.stride(),
+        device=v.device, D=v.shape[1], P=cells.shape[2], EPS=eps, TAU=tau,
+        PRECISION=_precision(v), FLOAT=AS_FLOAT, **options,
+    )  # fmt: skip
+    return outputs
+
+
+def _gradients_like(v: Tensor, a: Tensor, need_v: bool, need_a: bool) -> tuple[Tensor, Tensor]:
+    dv = torch.empty_like(v) if need_v else v.new_empty(0)
+    da = torch.empty_like(a, memory_format=torch.contiguous_format) if need_a else a.new_empty(0)
+    return dv, da
+
+
+def backward(
+    g: Tensor, v: Tensor, a: Tensor, logits: Tensor, best: Tensor, rv: Tensor, ra: Tensor, tau: float,
+    need_v: bool, need_a: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dv, da = _gradients_like(v, a, need_v, need_a)
+    n, channels = v.shape[:2]
+    m, cells = a.shape[0], v.flatten(2)
+    saved = (g.contiguous(), cells, a.contiguous(), logits, best, rv, ra)
+    sizes = {"device": v.device, "D": channels, "P": cells.shape[2], "TAU": tau}
+    if need_v:
+        options = _options("mil_backward_v", v)
+        launch(
+            mil_backward_v, n * cdiv(cells.shape[2], options["BLOCK_P"]) * cdiv(channels, options["BLOCK_D"]),
+            *saved, dv, m, *cells.stride(), PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
+        )  # fmt: skip
+    if need_a:
+        options = config("mil_backward_a", v.device)
+        launch(
+            mil_backward_a, m * cdiv(channels, options["BLOCK_D"]),
+            *saved, da, n, m, *cells.stride(), **sizes, **options,
+        )  # fmt: skip
+    return dv, da
+
+
+_forward = torch.library.custom_op("fastdmt::mil_logits", forward, mutates_args=(), device_types="cuda")
+_backward = torch.library.custom_op("fastdmt::mil_logits_backward", backward, mutates_args=(), device_types="cuda")
+
+
+@_forward.register_kernel("cpu")
+def _(v, a, tau, eps):
+    if launches(v, a):
+        return forward(v, a, tau, eps)
+    logits, best, rv, ra = _outputs(v, a)
+    x, y = v.float().flatten(2), a.float()
+    rv.copy_((x.square().sum(1) + eps * eps).rsqrt())
+    ra.copy_((y.square().sum(1) + eps * eps).rsqrt())
+    cosine = torch.einsum("ndp,md->nmp", x * rv[:, None], y * ra[:, None]).max(2)
+    return logits.copy_(cosine.values / tau), best.copy_(cosine.indices), rv, ra
+
+
+@_backward.register_kernel("cpu")
+def _(g, v, a, logits, best, rv, ra, tau, need_v, need_a):
+    if launches(v, a):
+        return backward(g, v, a, logits, best, rv, ra, tau, need_v, need_a)
+    dv, da = _gradients_like(v, a, need_v, need_a)
+    index, unit = best.long(), v.float().flatten(2) * rv[:, None]
+    along = g * logits
+    if need_v:
+        weight = torch.zeros_like(rv)[:, None].repeat(1, a.shape[0], 1)
+        weight.scatter_(2, index[..., None], g[..., None] / tau)
+        pull = torch.einsum("nmp,md->ndp", weight, a.float() * ra[:, None])
+        per_cell = torch.zeros_like(rv).scatter_add_(1, index, along)
+        dv.copy_((rv[:, None] * (pull - unit * per_cell[:, None])).view(v.shape))
+    if need_a:
+        rows = unit.transpose(1, 2).gather(1, index[..., None].expand(*index.shape, v.shape[1]))
+        pull = torch.einsum("nm,nmd->md", g / tau, rows)
+        da.copy_(ra[:, None] * (pull - (along.sum(0) * ra)[:, None] * a.float()))
+    return dv, da
+
+
+@_forward.register_fake
+def _(v, a, tau, eps):
+    return _outputs(v, a)
+
+
+@_backward.register_fake
+def _(g, v, a, logits, best, rv, ra, tau, need_v, need_a):
+    return _gradients_like(v, a, need_v, need_a)
+
+
+def _save(ctx, inputs, output):
+    v, a, ctx.tau, _ = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(v, a, *output)
+
+
+def _derive(ctx, g, *_):
+    need_v, need_a = ctx.needs_input_grad[:2]
+    dv, da = _backward(g, *ctx.saved_tensors, ctx.tau, need_v, need_a)
+    return dv if need_v else None, da if need_a else None, None, None
+
+
+_forward.register_autograd(_derive, setup_context=_save)
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows; backward: each rank's rows receive the sum of all ranks' gradients to them."""
+
+    @staticmethod
+    def forward(ctx, rows, group):
+        ctx.group = group
+        out = rows.new_empty((rows.shape[0] * dist.get_world_size(group), *rows.shape[1:]))
+        dist.all_gather_into_tensor(out, rows.contiguous(), group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        out = grad.new_empty((grad.shape[0] // dist.get_world_size(ctx.group), *grad.shape[1:]))
+        dist.reduce_scatter_tensor(out, grad.contiguous(), group=ctx.group)
+        return out, None
+
+
+def mil_logits(
+    v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6, *, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """How well each sound fits each frame: the cosine of its best cell, over the temperature.
+
+    v [N, D, h, w] frames' features and a [M, D] sounds' embeddings, neither normalised; float32, bfloat16, float16
+    (float64 runs the reference). v may be contiguous or channels_last and is not copied; other strides are copied. If
+    the types differ, a takes v's. Returns [N, M] float32, max over cells of cosine / tau. Of equal cells the lowest
+    index wins, and gets the gradient. eps as in similarity_map. Differentiable once in v and a; deterministic. Memory
+    beyond the inputs is 6 bytes a pair of frame and sound.
+
+    group    a process group: a is gathered over its ranks (the same number of rows on each), so that M is the sounds
+             of all ranks in the order of ranks; frame n of rank r belongs to sound r * M_local + n. Backward sums over
+             the ranks what each one's loss asks of a rank's sounds; frames stay where they are.
+
+    Raises TypeError for a dtype, ValueError for a shape or device, naming the argument.
+    Source: EZ-VSL (Mo & Morgado 2022), multiple-instance contrastive logits; its tau is 0.03.
+    """
+    checks.tensor("v", v, "[N, D, h, w]")
+    checks.tensor("a", a, "[M, D]")
+    checks.not_empty("v", v, 1, 2, 3)
+    checks.same_size("channels", "v", v.shape[1], "a", a.shape[1])
+    checks.same_device("v", v, a=a)
+    checks.number("tau", tau, 0, float("inf"), "a positive number")
+    checks.number("eps", eps, 0, float("inf"), "a positive number")
+    if group is not None:
+        a = _Gather.apply(a, group)
+    if not launches(v, a):
+        return reference.mil_logits(v, a, tau, eps)
+    return _forward(dense(v), a.to(v.dtype), float(tau), float(eps))[0]
