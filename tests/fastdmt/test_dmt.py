@@ -26,7 +26,7 @@ def make_batch(seed, dtype=torch.float32, labelled=LABELLED):
     def rand(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
-    sound = {"logmel": rand(n, 3, 1, 96, 64), "spectrogram": rand(n, 1, 257, 200)}
+    sound = {"logmel": rand(n, 1, 1, 96, 64), "spectrogram": rand(n, 1, 257, 40)}
     corner = torch.rand(n, 3, 2, generator=g) * 16
     boxes = torch.cat([corner, corner + 8 + 8 * torch.rand(n, 3, 2, generator=g)], -1)
     return Batch(
@@ -39,15 +39,19 @@ def make_batch(seed, dtype=torch.float32, labelled=LABELLED):
         labelled=labelled,
         ids=[str(i) for i in range(n)],
         index=torch.arange(n),
+        step=0,
     )
 
 
-def make_pairs(seed=0, dtype=torch.float32, scale=6.0):
+def make_pairs(seed=0, dtype=torch.float32, scale=40.0):
+    """Random networks whose masks cover about half of the frame: their IoUs spread around 1/3."""
     torch.manual_seed(seed)
     students = [build_localizer("dmt", "small", a, dim=128).to(dtype) for a in ("small-logmel", "small-spectrogram")]
+    probe = make_batch(99, dtype)
     for s in students:
         with torch.no_grad():
-            s.affine.copy_(torch.tensor([scale, 0.3]))
+            middle = s.eval()(probe.frames_weak, probe.sound[s.front_end]).map.median()
+            s.affine.copy_(torch.stack([torch.full_like(middle, scale), -scale * middle]))
         s.train()
     teachers = [freeze(copy.deepcopy(s)) for s in students]
     return students, teachers
@@ -58,11 +62,11 @@ def step_of(method, config, students, teachers, **kw):
 
 
 # A loose filter, so that random networks keep some clips and reject others.
-LOOSE = PseudoLabelConfig(delta=0.58, tau=0.12, ignore_below=0.5, lambda_u=0.7, momentum=0.9)
+LOOSE = PseudoLabelConfig(delta=0.5, tau=0.33, ignore_below=0.4, lambda_u=0.7, momentum=0.9)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-@pytest.mark.parametrize("ignore", [0.5, None])
+@pytest.mark.parametrize("ignore", [0.4, None])
 def test_twenty_steps_equal_the_reference(dtype, rtol, ignore):
     config = replace(LOOSE, ignore_below=ignore)
     ours, our_teachers = make_pairs(dtype=dtype)
@@ -87,8 +91,8 @@ def test_twenty_steps_equal_the_reference(dtype, rtol, ignore):
             for (name, p), q in zip(mine.named_parameters(), other.parameters()):
                 torch.testing.assert_close(p, q, rtol=rtol, atol=rtol, msg=lambda m, name=name: f"{name} {step}: {m}")
                 if p.grad is not None:
-                    scale = q.grad.abs().max().item() + 1e-12
-                    torch.testing.assert_close(p.grad / scale, q.grad / scale, rtol=0, atol=10 * rtol)
+                    error = (p.grad - q.grad).norm() / (q.grad.norm() + 1e-6)
+                    assert error < 10 * rtol, f"gradient of {name}, step {step}: {error:.1e}"
     assert len(kept) > 1, "the filter must both keep and reject for this comparison to mean something"
 
 
