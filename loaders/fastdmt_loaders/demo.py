@@ -29,7 +29,7 @@ from fastdmt_loaders.parallel import Progress, parallel_map
 CLASSES = tuple(f"{timbre.__name__} ({pattern.__name__})" for timbre, pattern in zip(TIMBRES, PATTERNS))
 RATES, RATE_SHARES = (8000, 16000, 22050, 44100), (0.25, 0.45, 0.2, 0.1)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-VIDEOS = (("webm", "libvpx-vp9", "libopus"), ("mp4", "libx264", "aac")) * 2
+CODECS = (("webm", "libvpx-vp9", "libopus"), ("mp4", "libx264", "aac"))
 
 
 class Clip(NamedTuple):
@@ -55,6 +55,7 @@ def make_demo(
     seed: int = 0,
     *,
     size: int = 160,
+    videos: int = 4,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Demo:
@@ -66,6 +67,7 @@ def make_demo(
         labelled: training pairs whose boxes may be used (labelled.txt).
         seed: of everything drawn.
         size: shorter side of a frame in pixels; one frame in four is a quarter longer than high, or higher than long.
+        videos: in videos/, VP9 + Opus (.webm) and H.264 + AAC (.mp4) in turn.
         workers: processes; None: one a core.
         progress: called with (files done, files in all).
 
@@ -87,18 +89,14 @@ def make_demo(
     ids = _draw_ids(np.random.default_rng([seed, 0]), clips + silent)
     write = partial(_write_clip, root, seed, size)
     jobs = [(i, id, i >= clips) for i, id in enumerate(ids)]
-    total = len(jobs) + len(VIDEOS)
-    shown = (lambda done, _: progress(done, total)) if progress else None
-    made = list(parallel_map(write, jobs, workers, shown))
-    notes = []
-    for k, (container, video, audio) in enumerate(VIDEOS):
-        missing = [codec for codec in (video, audio) if not _can_encode(codec)]
-        if missing:
-            notes.append(f"no .{container} video {k}: this PyAV has no encoder {' nor '.join(missing)}")
-        else:
-            _write_video(root / "videos" / f"{_video_id(k)}.{container}", seed, k, video, audio)
-        if progress:
-            progress(len(jobs) + k + 1, total)
+    total = len(jobs) + videos
+
+    def shown(before: int) -> Progress | None:
+        return (lambda done, _: progress(before + done, total)) if progress else None
+
+    made = list(parallel_map(partial(_write_clip, root, seed, size), jobs, workers, shown(0)))
+    wanted = range(videos)
+    notes = [n for n in parallel_map(partial(_write_video, root, seed), wanted, workers, shown(len(jobs)), 1) if n]
     _write_lists(root, made[:clips], made[clips:], train, validation, labelled, seed)
     (root / "README.txt").write_text(README.format(clips=clips, train=train, labelled=labelled, seed=seed))
     return Demo(root, notes)
@@ -181,10 +179,6 @@ def _write_lists(
     (root / "vggss.json").write_text(json.dumps(boxes, indent=0))
 
 
-def _video_id(index: int) -> str:
-    return f"demo-video{index}_{10 * index:06d}"
-
-
 def _can_encode(codec: str) -> bool:
     try:
         return bool(av.codec.Codec(codec, "w").name)
@@ -192,8 +186,17 @@ def _can_encode(codec: str) -> bool:
         return False
 
 
-def _write_video(path: Path, seed: int, index: int, video_codec: str, audio_codec: str) -> None:
-    """Ten seconds of objects that drift, of which one sounds; 10 pictures a second, 320 x 240."""
+def _write_video(root: Path, seed: int, index: int) -> str | None:
+    """Ten seconds of two objects that drift, of which one sounds; 10 pictures a second, 320 x 240.
+
+    Returns:
+        A line for the user where this machine's FFmpeg lacks an encoder; nothing is written then.
+    """
+    container, video_codec, audio_codec = CODECS[index % 2]
+    path = root / "videos" / f"demo-video{index}_{10 * index:06d}.{container}"
+    missing = [codec for codec in (video_codec, audio_codec) if not _can_encode(codec)]
+    if missing:
+        return f"{path}: not written, because this PyAV has no encoder {' nor '.join(missing)}"
     rng = np.random.default_rng([seed, 3, index])
     labels = [int(k) for k in rng.permutation(len(CLASSES))[:2]]
     width, height, seconds, fps, rate = 320, 240, 10, 10, 48000
@@ -224,6 +227,7 @@ def _write_video(path: Path, seed: int, index: int, video_codec: str, audio_code
         for piece in [*cutter.resample(sound), *cutter.resample(None)]:
             out.mux(audio.encode(piece))
         out.mux(audio.encode(None))
+    return None
 
 
 README = """FastDMT demo data: {clips} pairs of frame and sound, {train} to train on ({labelled} labelled), seed {seed}.
