@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -20,7 +21,7 @@ from fastdmt_loaders.dataset import AVDataset, Table
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import cores
 from fastdmt_loaders.sampler import Plan
-from fastdmt_loaders.workers import WorkerSource, read_frame
+from fastdmt_loaders.workers import WorkerSource, read_batch, read_frame
 
 log = logging.getLogger("fastdmt_loaders")
 
@@ -68,9 +69,11 @@ class Loader:
     def _ahead(self) -> Iterator[Batch]:
         """On CUDA: copies and augmentation of the next batch run on a stream of their own beside the training."""
         stream, waiting = torch.cuda.Stream(self.device), deque()
-        for raw in self.source.batches(self.step):
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        source = self.source.batches(self.step)
+        while True:
             with torch.cuda.stream(stream):
-                batch = self._finish(raw)
+                batch = self._finish(next(source))
                 done = torch.cuda.Event()
                 done.record(stream)
             waiting.append((batch, done))
@@ -149,11 +152,13 @@ def make_loader(
     elif resolve_kind(kind, device) == "dali":
         from fastdmt_loaders.dali import DaliSource
 
-        description = f"DALI, {max(1, workers)} threads"
-        source = DaliSource(table, plan, view, device, max(1, workers), prefetch)
+        # Reading costs less than decoding on a CPU, and is all that is left to do beside a GPU's decoder.
+        readers = workers if device.type == "cuda" else (workers + 3) // 4
+        description = f"DALI, {max(1, workers)} threads, {readers} readers"
+        source = DaliSource(table, plan, view, device, max(1, workers), readers, prefetch)
     else:
         description = f"torch, {workers} workers"
-        source = WorkerSource(table, plan, view, workers, prefetch, pin=device.type == "cuda")
+        source = WorkerSource(partial(read_batch, table, plan, view), workers, prefetch, pin=device.type == "cuda")
     log.info("loader: %s", description)
     return Loader(source, table, plan, view, device, dtype, max_bad, description)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import Plan
 
 MEND = "replace the file or take its id out of the list"
+Item = TypeVar("Item")
 SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
 
 
 def read_frame(path: str | Path, size: int) -> np.ndarray:
-    """A picture as uint8 RGB [size, size, 3]: turned as its EXIF says, resized with PIL's bicubic filter.
+    """A picture as uint8 RGB [size, size, 3]: turned as its EXIF says, alpha ignored, PIL's bicubic filter.
 
     Raises:
         DataError: missing, empty, truncated, or not a picture.
@@ -31,7 +33,10 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
         with Image.open(path) as image:
             # A JPEG of at least twice the size is decoded at a half, quarter or eighth of it.
             image.draft("RGB", (2 * size, 2 * size))
-            image = ImageOps.exif_transpose(image).convert("RGB")
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):  # PIL would clip 16 bits to white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = image.convert("RGB")
             return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such frame; add it or take its id out of the list") from error
@@ -46,38 +51,43 @@ def read_item(table: Table, index: int, view: View) -> tuple[np.ndarray, dict[in
     return frame, read_sound(table.sound_path(index), view.rates, view.seconds)
 
 
-def read_batch(table: Table, plan: Plan, view: View, step: int) -> RawBatch:
-    """A step's items. A broken file is replaced by what its slot holds in a later step, and named in `.bad`.
+def read_rows(plan: Plan, step: int, read: Callable[[int], Item]) -> tuple[np.ndarray, list[Item], dict[int, str]]:
+    """Reads a step's rows. A broken item is replaced by what its slot holds in a later step.
+
+    Returns:
+        index int64 [N] of the items read, the items, and index -> reason of those that were broken.
 
     Raises:
-        DataError: a hundred broken files in a row.
+        DataError: a hundred broken items in a row.
     """
-    index = plan.index(step)
-    frames = np.empty((len(index), view.resize, view.resize, 3), np.uint8)
-    pcm = {rate: np.empty((len(index), view.samples(rate)), np.float32) for rate in view.rates}
-    bad: dict[int, str] = {}
+    index, items, bad = plan.index(step), [], {}
     for row in range(len(index)):
         for attempt in range(1, SUBSTITUTES + 1):
             try:
-                frames[row], sound = read_item(table, index[row], view)
+                items.append(read(int(index[row])))
                 break
             except DataError as error:
                 bad[int(index[row])] = str(error)
                 index[row] = plan.substitute(step, row, attempt)
         else:
             raise DataError(f"{SUBSTITUTES} files in a row are broken, the last one: {list(bad.values())[-1]}")
-        for rate, samples in sound.items():
-            pcm[rate][row] = samples
-    return RawBatch(
-        torch.from_numpy(frames).permute(0, 3, 1, 2),
-        {rate: torch.from_numpy(samples) for rate, samples in pcm.items()},
-        torch.from_numpy(table.boxes[index]),
-        torch.from_numpy(table.known[index]),
-        index,
-        plan.labelled,
-        step,
-        bad=bad,
-    )
+    return index, items, bad
+
+
+def raw_batch(
+    table: Table, plan: Plan, step: int, index: np.ndarray, frames: torch.Tensor, sounds: list, bad: dict[int, str]
+) -> RawBatch:
+    """What was read, as a RawBatch; `sounds` holds rate -> PCM of each row."""
+    pcm = {rate: torch.from_numpy(np.stack([sound[rate] for sound in sounds])) for rate in sounds[0]}
+    boxes, known = torch.from_numpy(table.boxes[index]), torch.from_numpy(table.known[index])
+    return RawBatch(frames, pcm, boxes, known, index, plan.labelled, step, bad=bad)
+
+
+def read_batch(table: Table, plan: Plan, view: View, step: int) -> RawBatch:
+    """A step's items, decoded here."""
+    index, items, bad = read_rows(plan, step, lambda item: read_item(table, item, view))
+    frames = torch.from_numpy(np.stack([frame for frame, _ in items])).permute(0, 3, 1, 2)
+    return raw_batch(table, plan, step, index, frames, [sound for _, sound in items], bad)
 
 
 @dataclass
@@ -95,25 +105,26 @@ class _From(Sampler):
 
 @dataclass
 class WorkerSource(Dataset):
-    """Raw batches by a pool of DataLoader workers, one batch a task; 0 workers decode in this process."""
+    """Batches by a pool of DataLoader workers, one batch a task; 0 workers read in this process.
 
-    table: Table
-    plan: Plan
-    view: View
+    Args:
+        read: step -> batch; runs in the workers.
+    """
+
+    read: Callable[[int], RawBatch]
     workers: int
     prefetch: int
     pin: bool
 
     def __getitem__(self, step: int) -> RawBatch:
-        return read_batch(self.table, self.plan, self.view, step)
+        return self.read(step)
 
     def batches(self, step: int) -> Iterator[RawBatch]:
         extra = {"prefetch_factor": self.prefetch} if self.workers else {}
-        return iter(
-            DataLoader(
-                self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
-            )
+        loader = DataLoader(
+            self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
         )
+        return iter(loader)
 
     def close(self) -> None:
-        pass
+        """Nothing to free: workers end with their iterator."""
