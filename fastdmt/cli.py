@@ -102,6 +102,43 @@ class DataCheck:
     """Processes; 0: all cores."""
 
 
+@dataclass(frozen=True)
+class DataPrepare:
+    """Videos, or an existing frames/audio tree, into what trains fast: small JPEGs and mono FLAC at the encoders' rate.
+
+    A second run does only what is missing.
+    """
+
+    source: Positional[Path]
+    """Folder of videos, or of frames/ and audio/."""
+    out: Positional[Path]
+    """Folder in the field's layout, made when absent."""
+    seconds: float = 3.0
+    """Seconds of sound kept around the frame (3 or 10)."""
+    rate: int = 16000
+    """Samples a second (22050 for SoundNet)."""
+    side: int = 256
+    """Short side of the frames, pixels."""
+    moment: float = 5.0
+    """Second of the frame in a video; the middle of shorter ones."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
+@dataclass(frozen=True)
+class DataPack:
+    """Tar shards with an index, written by webdataset: frame, sound and boxes in one record."""
+
+    root: Positional[Path]
+    """Data folder."""
+    out: Positional[Path]
+    """Folder of the shards."""
+    per_shard: int = 1000
+    """Records in a shard."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
@@ -110,6 +147,8 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
     "data demo": (DataDemo, "commands:data_demo", "make the demo's files"),
     "data check": (DataCheck, "commands:data_check", "find broken files before a run does"),
+    "data prepare": (DataPrepare, "commands:data_prepare", "videos or a large tree into what trains fast"),
+    "data pack": (DataPack, "commands:data_pack", "tar shards with an index"),
 }
 
 

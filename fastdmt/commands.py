@@ -7,11 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fastdmt_loaders.check import check_root
+from fastdmt_loaders.demo import make_demo
+from fastdmt_loaders.pack import pack
+from fastdmt_loaders.prepare import prepare
+
 from . import cli
 from .config import TrainConfig
 from .data import bar, open_data, relocate, test_pairs
+from .errors import FastDMTError
 from .evaluate import Result, evaluate
 from .model import Model, load
+from .predict import predict
 from .report import write_report, write_strip
 from .trainer import Outcome, Trainer
 
@@ -72,3 +79,89 @@ def save_evaluation(model: Model, result: Result, out: Path) -> None:
     write_report(result, out / "report.html")
     write_strip(result, out / "strip.png")
     CONSOLE.print(f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}", soft_wrap=True)
+
+
+def predict_files(args: cli.Predict) -> int:
+    """`fastdmt predict`."""
+    model = load(args.run, device=args.device)
+    with bar(CONSOLE, "localizing") as tick:
+        written = predict(model, args.inputs, args.out, source=args.map, fps=args.fps, live=args.live, progress=tick)
+    for path in written:
+        CONSOLE.print(str(path), soft_wrap=True)
+    return 0
+
+
+def demo(cfg: TrainConfig) -> int:
+    """`fastdmt demo`: files, training, evaluation and pictures; a second call goes on where the first one stopped."""
+    started = (cfg.run / "checkpoints" / "last").is_file()
+    if Trainer(dataclasses.replace(cfg, resume=cfg.resume or started), CONSOLE).run().interrupted:
+        return 130
+    model = load(cfg.run)
+    out = cfg.run / "eval"
+    save_evaluation(model, evaluation(model), out)
+    videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
+    with bar(CONSOLE, "localizing in a video") as tick:
+        written = predict(model, videos, cfg.run / "predictions", live=True, progress=tick) if videos else []
+    CONSOLE.print("\nEverything lies in:", highlight=False)
+    places = {
+        cfg.data.root: "the demo's files, in the field's layout",
+        out / "report.html": "tables, and the best, worst and random items",
+        out / "strip.png": "frame | teacher A | teacher B | intersection | result",
+        cfg.run / "metrics.jsonl": "every logged number; TensorBoard: tensorboard --logdir " + str(cfg.run),
+        cfg.run / "best.safetensors": "weights; fastdmt.load(run) gives the model",
+    }
+    places |= {path: "a video with its map" for path in written if path.suffix in (".mp4", ".html")}
+    for path, text in places.items():
+        CONSOLE.print(f"  {path}  {text}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def data_demo(args: cli.DataDemo) -> int:
+    """`fastdmt data demo`."""
+    if args.out.exists() and any(args.out.iterdir()):
+        raise FastDMTError(f"{args.out} is not empty; give a new folder")
+    with bar(CONSOLE, "writing files") as tick:
+        made = make_demo(args.out, args.clips, args.labelled, args.seed, progress=tick)
+    for line in made.notes:
+        CONSOLE.print(line, soft_wrap=True)
+    CONSOLE.print(f"written: {made.root}; next: fastdmt train --data {made.root}", soft_wrap=True)
+    return 0
+
+
+def data_check(args: cli.DataCheck) -> int:
+    """`fastdmt data check`: exit code 1 when a run on these lists would stop."""
+    with bar(CONSOLE, "reading files") as tick:
+        report = check_root(args.root, workers=args.workers or None, progress=tick)
+    for line in report.lines():
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 1 if report.fatal else 0
+
+
+def data_prepare(args: cli.DataPrepare) -> int:
+    """`fastdmt data prepare`: exit code 1 when an item could not be made."""
+    with bar(CONSOLE, "preparing") as tick:
+        done = prepare(
+            args.source,
+            args.out,
+            seconds=args.seconds,
+            rate=args.rate,
+            side=args.side,
+            moment=args.moment,
+            workers=args.workers or None,
+            progress=tick,
+        )
+    for line in done.failed:
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    CONSOLE.print(
+        f"{args.out}: {done.done:,} made, {done.skipped:,} were there, {len(done.failed):,} failed", soft_wrap=True
+    )
+    return 1 if done.failed else 0
+
+
+def data_pack(args: cli.DataPack) -> int:
+    """`fastdmt data pack`."""
+    with bar(CONSOLE, "packing") as tick:
+        shards = pack(args.root, args.out, per_shard=args.per_shard, workers=args.workers or None, progress=tick)
+    records = sum(map(len, shards.ids))
+    CONSOLE.print(f"written: {len(shards.files):,} shards of {records:,} records in {args.out}", soft_wrap=True)
+    return 0

@@ -31,7 +31,7 @@ class DataConfig:
     """The files, and how they become batches."""
 
     root: Annotated[Path, tyro.conf.arg(name="data")] = Path("data/demo")
-    """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made if absent."""
+    """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made."""
     annotations: Literal["auto", "flickr", "vggss"] = "auto"
     """Whose boxes: Flickr-SoundNet's XML (3 annotators, at least 2 must agree) or vggss.json (union)."""
     train_list: str = "train.txt"
