@@ -79,26 +79,25 @@ def make_demo(
     if clips < 16 or not 1 <= labelled <= train:
         raise DataError(f"{clips} clips leave {train} to train on: give at least 16, and 1 to {train} of them labelled")
     root = Path(out)
-    try:
-        for folder in ("frames", "audio", "Annotations", "videos"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error.strerror}); give another folder") from error
-
     silent = max(1, test // 10)
     ids = _draw_ids(np.random.default_rng([seed, 0]), clips + silent)
-    write = partial(_write_clip, root, seed, size)
     jobs = [(i, id, i >= clips) for i, id in enumerate(ids)]
     total = len(jobs) + videos
 
     def shown(before: int) -> Progress | None:
         return (lambda done, _: progress(before + done, total)) if progress else None
 
-    made = list(parallel_map(partial(_write_clip, root, seed, size), jobs, workers, shown(0)))
-    wanted = range(videos)
-    notes = [n for n in parallel_map(partial(_write_video, root, seed), wanted, workers, shown(len(jobs)), 1) if n]
-    _write_lists(root, made[:clips], made[clips:], train, validation, labelled, seed)
-    (root / "README.txt").write_text(README.format(clips=clips, train=train, labelled=labelled, seed=seed))
+    try:
+        for folder in ("frames", "audio", "Annotations", "videos"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        made = list(parallel_map(partial(_write_clip, root, seed, size), jobs, workers, shown(0)))
+        films = parallel_map(partial(_write_video, root, seed), range(videos), workers, shown(len(jobs)), chunk=1)
+        notes = [note for note in films if note]
+        _write_lists(root, made[:clips], made[clips:], train, validation, labelled, seed)
+        # Written last: where it exists, the set is whole.
+        (root / "README.txt").write_text(README.format(clips=clips, train=train, labelled=labelled, seed=seed))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be written ({error.strerror}); give another folder or make room") from error
     return Demo(root, notes)
 
 
