@@ -6,6 +6,7 @@ would not lose), silence, and white noise (what should mark nothing).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -189,6 +190,8 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise FastDMTError(f"cannot write {path}: {error.strerror}; give another place or make room") from None
 
 

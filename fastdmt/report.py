@@ -42,8 +42,7 @@ def write_report(
     Args:
         title: first line.
         facts: what a reader should know of the run, for example {"weights": "best by validation"}.
-        published: rows (method, CIoU@0.5, protocol) of others on the same list; shown only as far as their protocol is
-            one of this table's.
+        published: rows (method, CIoU@0.5, protocol), ours among them, as `fastdmt.suites.SuiteResult.rows` gives them.
 
     Raises:
         FastDMTError: the file cannot be written.

@@ -91,7 +91,8 @@ def rewrite(
     target = Path(f"{target}{suffix}")
     partial = target.with_name(f".{target.name}")
     try:
-        with _open(source) as reader, av.open(str(partial), "w", format=suffix[1:]) as writer:
+        # The writer outside the reader: what fails when it closes is no fault of the source.
+        with av.open(str(partial), "w", format=suffix[1:]) as writer, _open(source) as reader:
             pictures, sound = reader.streams.video[0], reader.streams.audio[0]
             pictures.thread_type = "AUTO"
             out = _picture_stream(writer, codec, pictures, width, height)
@@ -107,14 +108,23 @@ def rewrite(
                     image = paint(_upright(frame.reformat(**_turned(frame, width, height))), time - start)
                     painted = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                     painted.pts, painted.time_base = round(time / out.time_base), out.time_base
-                    writer.mux(out.encode(painted))
-            writer.mux(out.encode(None))
+                    _put(writer, out, painted)
+            _put(writer, out, None)
             relay(None)
         partial.replace(target)
     except (OSError, av.FFmpegError) as error:
+        raise FastDMTError(f"cannot write {target}: {error.strerror}; give another --out or make room") from None
+    finally:
         partial.unlink(missing_ok=True)
-        raise FastDMTError(f"cannot write {target}: {error}; give another --out, or convert {source} first") from None
     return target
+
+
+def _put(writer, out, frame) -> None:
+    """Encode a frame (None: what is left) and write it; what fails here is the target's fault."""
+    try:
+        writer.mux(out.encode(frame))
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from None
 
 
 def _codec(stream) -> str:
@@ -138,7 +148,10 @@ def _copy(writer, sound, _codec: str):
     def relay(packet) -> None:
         if packet is not None and packet.dts is not None:
             packet.stream = out
-            writer.mux(packet)
+            try:
+                writer.mux(packet)
+            except av.FFmpegError as error:
+                raise OSError(error.errno, error.strerror) from None
 
     return relay
 
@@ -156,9 +169,9 @@ def _transcode(writer, sound, codec: str):
             if cutter is None and frame is not None:
                 cutter = av.AudioResampler(out.format, layout, rate, frame_size=out.frame_size or 1024)
             for piece in cutter.resample(frame) if cutter is not None else []:
-                writer.mux(out.encode(piece))
+                _put(writer, out, piece)
         if packet is None:
-            writer.mux(out.encode(None))
+            _put(writer, out, None)
 
     return relay
 

@@ -1,6 +1,7 @@
 """Predictions on real files: pictures with sounds, folders, and videos whose source moves when the pitch changes."""
 
 import json
+import resource
 import struct
 
 import av
@@ -123,6 +124,18 @@ def test_sound_of_a_common_codec_is_copied_untouched(clips, tmp_path):
             return [bytes(p) for p in container.demux(audio=0) if p.size]
 
     assert packets(overlay) == packets(clips[".mp4"])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_full_disk_is_named_and_leaves_nothing_behind(clips, tmp_path, suffix):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # Python ignores the signal, so writing fails
+    try:
+        with pytest.raises(FastDMTError, match=r"cannot write .*copy\.mp4: File too large; .*make room"):
+            video.rewrite(clips[suffix], tmp_path / "copy", lambda frame, time: frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_turned_video_is_shown_upright(tmp_path):
