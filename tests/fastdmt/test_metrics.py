@@ -211,3 +211,16 @@ def test_active_share():
 def test_examples_in_the_documentation_run():
     result = doctest.testmod(metrics)
     assert result.attempted and not result.failed
+
+
+@pytest.mark.gpu
+def test_tensors_on_a_gpu_give_what_numpy_gives():
+    p, g = rng.random((6, SIDE, SIDE)), np.stack([*truths(), *truths()[:2]])
+    on_gpu = torch.from_numpy(p).cuda(), torch.from_numpy(g).cuda()
+    for rule in metrics.RULES:
+        mask = metrics.binarise(on_gpu[0], rule, on_gpu[1])
+        assert mask.is_cuda and np.array_equal(mask.cpu().numpy(), metrics.binarise(p, rule, g))
+        assert np.allclose(metrics.ciou(mask, on_gpu[1]).cpu(), metrics.ciou(mask.cpu().numpy(), g), atol=1e-12)
+        for function in (metrics.attainable, metrics.blind):
+            assert np.allclose(function(on_gpu[1], rule).cpu(), function(g, rule), atol=1e-12)
+    assert np.allclose(metrics.confidence(on_gpu[0]).cpu(), metrics.confidence(p), atol=1e-12)
