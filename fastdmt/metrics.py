@@ -48,6 +48,11 @@ def _pixels(x: Tensor) -> Tensor:
     return x.flatten(-2)
 
 
+def _count(mask: Tensor) -> Tensor:
+    """Pixels of each mask [..., H, W]; torch sums bytes four times faster than booleans."""
+    return mask.view(torch.uint8).sum((-2, -1), dtype=torch.int32)
+
+
 # -- one item ----------------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +72,7 @@ def binarise(p: Array, rule: str = "absolute", truth: Array | None = None) -> Ar
         return p >= flat.kthvalue(n // 2 + 1, dim=-1).values[..., None, None]
     if rule == "adaptive" and truth is not None:
         rows = flat.reshape(-1, n)
-        areas = _pixels(truth > 0).sum(-1).broadcast_to(p.shape[:-2]).reshape(-1)
+        areas = _count(truth > 0).broadcast_to(p.shape[:-2]).reshape(-1)
         ranks = (n - areas + 1).clamp(max=n).tolist()
         level = torch.stack([row.kthvalue(k).values for row, k in zip(rows, ranks)]).view(*p.shape[:-2], 1, 1)
         return (p >= level) & (areas > 0).view(*p.shape[:-2], 1, 1)
@@ -80,9 +85,10 @@ def ciou(mask: Array, truth: Array) -> Array:
 
     Empty truth gives 0, whether the mask is empty or not: nothing was found where nothing is.
     """
-    hit = torch.where(mask.bool(), truth.double(), 0.0).sum((-2, -1))
-    spill = (mask.bool() & (truth == 0)).sum((-2, -1))
-    whole = truth.double().sum((-2, -1)) + spill
+    mask = mask.bool()
+    hit = (truth * mask).sum((-2, -1), dtype=torch.float64)
+    spill = _count(mask & (truth == 0))
+    whole = truth.sum((-2, -1), dtype=torch.float64) + spill
     return torch.where(whole > 0, hit / whole.clamp(min=1e-300), torch.zeros_like(hit))
 
 
@@ -95,7 +101,7 @@ def mse(p: Array, truth: Array) -> Array:
 @_either
 def active_share(p: Array, level: float = 0.5) -> Array:
     """Share of the frame at or above `level`, per item [...]: pIA when nothing in the frame sounds."""
-    return (p >= level).double().mean((-2, -1))
+    return _count(p >= level).double() / (p.shape[-2] * p.shape[-1])
 
 
 @_either
@@ -136,13 +142,15 @@ def attainable(truth: Array, rule: str) -> Array:
     The median rule always marks half of the frame, so a small object caps its own score. The absolute rule and the
     adaptive one (on as many pixels as the truth has) can mark exactly the truth.
     """
-    area = _pixels(truth > 0).sum(-1)
+    area = _count(truth > 0)
     if rule != "median":
         return (area > 0).double()
     n = truth.shape[-1] * truth.shape[-2]
     marked = n - n // 2
-    best = _pixels(truth.double()).topk(marked, dim=-1).values.sum(-1)
-    whole = truth.double().sum((-2, -1)) + (marked - area).clamp(min=0)
+    best = truth.sum((-2, -1), dtype=torch.float64)
+    whole = best + (marked - area).clamp(min=0)
+    large = area > marked  # too large to be marked whole: its highest values count
+    best[large] = _pixels(truth[large].double()).topk(marked, dim=-1).values.sum(-1)
     return best / whole
 
 
@@ -163,7 +171,7 @@ def blind(truth: Array, rule: str) -> Array:
     far = centre_distance(*truth.shape[-2:]).to(truth.device)
     n = far.numel()
     if rule == "adaptive":
-        area = _pixels(truth > 0).sum(-1)
+        area = _count(truth > 0)
         radius = far.flatten().sort().values[(area - 1).clamp(min=0)]
         mask = (far <= radius[..., None, None]) & (area > 0)[..., None, None]
     else:
