@@ -63,9 +63,7 @@ def read_encoded(table: Table, plan: Plan, view: View, doubtful: frozenset[int],
             with open(path, "rb") as file:
                 data = file.read()
         except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}); add it or take its id out of the list"
-            ) from error
+            raise DataError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
         if item in doubtful or not looks_whole(data):
             buffer = io.BytesIO()
             Image.fromarray(read_frame(path, view.resize)).save(buffer, "PNG", compress_level=1)

@@ -14,7 +14,7 @@ ITEMS = 24
 RATES = (8000, 16000, 22050, 44100)
 
 
-def write_frame(path: Path, rng: np.random.Generator, size=(200, 150)) -> None:
+def write_frame(path: Path, rng: np.random.Generator, size=(120, 60)) -> None:
     blocks = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     blocks.resize(size, Image.Resampling.BICUBIC).save(path, **({} if path.suffix == ".png" else {"quality": 92}))
 
