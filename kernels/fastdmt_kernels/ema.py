@@ -64,12 +64,12 @@ def store_floats(address, code, o, x, mask, WHOLE: tl.constexpr):
 
 
 @jit
-def move(row, begin, count, keep, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+def move(row, teacher_code, student_code, begin, count, keep, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
     o = begin + tl.arange(0, BLOCK)
     mask = tl.arange(0, BLOCK) < count
-    teacher, teacher_code = tl.load(row), tl.load(row + 4)
+    teacher = tl.load(row)
     old = load_floats(teacher, teacher_code, o, mask, WHOLE)
-    aim = load_floats(tl.load(row + 1), tl.load(row + 5), o, mask, WHOLE)
+    aim = load_floats(tl.load(row + 1), student_code, o, mask, WHOLE)
     new = old + (1.0 - keep) * (aim - old)
     store_floats(teacher, teacher_code, o, new, mask, WHOLE)
     store_floats(tl.load(row + 2), tl.load(row + 6), o, new, mask, WHOLE)
@@ -82,16 +82,20 @@ def ema_kernel(table, chunks, m, COLUMNS: tl.constexpr, BYTES: tl.constexpr, BLO
     begin = tl.load(chunks + 2 * i + 1).to(tl.int64) * BLOCK
     count = tl.load(row + 3) - begin
     keep = tl.load(m)
-    if tl.load(row + 4) == BYTES:
+    teacher_code, student_code = tl.load(row + 4), tl.load(row + 5)
+    if teacher_code == BYTES:
         o = begin + tl.arange(0, BLOCK)
         mask = tl.arange(0, BLOCK) < count
         source = tl.load(row + 1).to(tl.pointer_type(tl.uint8))
         tl.store(tl.load(row).to(tl.pointer_type(tl.uint8)) + o, tl.load(source + o, mask, other=0), mask)
-    elif count >= BLOCK:
-        # A whole chunk needs no mask, and only without one are its loads 16 bytes wide.
-        move(row, begin, count, keep, True, BLOCK)
+    elif count < BLOCK:
+        move(row, teacher_code, student_code, begin, count, keep, False, BLOCK)
+    elif (teacher_code == 0) & (student_code == 0):
+        # Nearly all bytes go this way: whole chunks of float32. Without a mask loads are 16 bytes wide, and with the
+        # types known no layout has to suit another type.
+        move(row, 0, 0, begin, count, keep, True, BLOCK)
     else:
-        move(row, begin, count, keep, False, BLOCK)
+        move(row, teacher_code, student_code, begin, count, keep, True, BLOCK)
 
 
 class Plan(NamedTuple):

@@ -1,0 +1,28 @@
+"""Every test here starts from a seed of its own (printed when it fails) and from memory that holds NaN."""
+
+import secrets
+
+import fastdmt_kernels
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    value = secrets.randbelow(2**31)
+    torch.manual_seed(value)
+    print(f"seed {value}")
+    return value
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def kernels(poisoned_memory):
+    """The Triton kernels: on a GPU when there is one, else in Triton's interpreter."""
+    before = fastdmt_kernels.use("triton")
+    yield
+    fastdmt_kernels.use(before)
