@@ -33,25 +33,26 @@ def parallel_map(
         function: picklable; an exception that it raises is raised here.
         items: picklable.
         workers: processes; None: one a core; at most 1: in this process.
-        progress: called with (done, total) after every result.
+        progress: called with (done, total) for every result, just before it is given out.
         chunk: items sent to a worker at a time.
     """
     total = len(items)
     workers = min(cores() if workers is None else workers, -(-total // chunk))
     if workers <= 1:
         for done, item in enumerate(items, 1):
-            yield function(item)
+            result = function(item)
             if progress:
                 progress(done, total)
+            yield result
         return
     # Workers touch files and numpy only, never torch's thread pools, so the cheap fork is safe where it is native.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
     try:
         for done, result in enumerate(pool.map(function, items, chunksize=chunk), 1):
-            yield result
             if progress:
                 progress(done, total)
+            yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
