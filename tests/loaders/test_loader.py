@@ -148,7 +148,7 @@ def test_files_that_break_are_replaced_counted_and_named(own_root, caplog, optio
     # A cache reads once, at the start; the others meet the files while they run.
     made = None if "cache" in options and "kind" not in options else loader(dataset, max_bad=0.2, **options)
     broken = {}
-    for number, how in ((7, "deleted"), (9, "truncated"), (12, "empty"), (14, "replaced")):
+    for number, how in ((9, "deleted"), (7, "truncated"), (12, "empty"), (14, "replaced")):
         id = dataset.ids[number]
         broken[id] = dataset.sound_path(id) if number % 2 else dataset.frame_path(id)
         spoil(broken[id], how)
