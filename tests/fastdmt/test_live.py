@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +45,6 @@ def test_video_of_a_form_that_browsers_do_not_play_is_converted(tmp_path):
     assert re.search(r'src="data:video/(mp4|webm);base64', written[-1].read_text(encoding="utf-8"))
 
 
-WAIT_READY = """new Promise(done => {
-  const look = () => {
-    const video = document.getElementById('video');
-    video && video.readyState > 1 ? done() : setTimeout(look, 50);
-  };
-  look();
-})"""
-
-
 class Browser:
     """Chromium over its debugging pipe: NUL-separated JSON on file descriptors 3 and 4."""
 
@@ -82,13 +74,22 @@ class Browser:
             text = b"".join(iter(lambda: self.inp.read(1), b"\0"))
             answer = json.loads(text)
             if answer.get("id") == self.count:
-                assert "error" not in answer, answer
-                return answer["result"]
+                return answer.get("result", answer)
 
     def run(self, script: str):
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
+        assert "result" in answer and "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait(self, condition: str, seconds: float = 30) -> None:
+        """Until a condition holds; a page that is still being loaded has none."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = self.call("Runtime.evaluate", expression=condition, returnByValue=True)
+            if answer.get("result", {}).get("value") is True:
+                return
+            assert time.monotonic() < end, f"{condition} did not come true: {answer}"
+            time.sleep(0.05)
 
     def picture(self) -> np.ndarray:
         data = self.call("Page.captureScreenshot", format="png")["data"]
@@ -104,7 +105,7 @@ class Browser:
 def test_video_plays_and_sliders_change_what_is_seen(page, tmp_path):
     browser = Browser(page, tmp_path / "profile")
     try:
-        browser.run(WAIT_READY)
+        browser.wait("document.readyState == 'complete' && document.querySelector('video').readyState > 1")
         seek = "new Promise(r => {{ const v = document.getElementById('video'); "
         seek += "v.addEventListener('seeked', () => setTimeout(r, 100), {{once: true}}); v.currentTime = {}; }})"
         stage = browser.run(
@@ -139,8 +140,7 @@ def test_video_plays_and_sliders_change_what_is_seen(page, tmp_path):
 
         browser.run(seek.format(0.5))
         browser.run("document.getElementById('play').click()")
-        browser.run("new Promise(r => setTimeout(r, 1200))")
-        time, paused = browser.run("(v => [v.currentTime, v.paused])(document.getElementById('video'))")
-        assert time > 0.8 and not paused
+        browser.wait("(v => v.currentTime > 0.8 && !v.paused)(document.querySelector('video'))")
+        assert browser.run("document.getElementById('play').textContent") == "Pause"
     finally:
         browser.close()
