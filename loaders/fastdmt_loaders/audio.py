@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.stored import stored
 
 SNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 MEND = "replace the file or take its id out of the list"
@@ -89,23 +91,20 @@ def resample(pcm: np.ndarray, rate: int, new_rate: int, length: int) -> np.ndarr
 
 def _decode(path: Path, seconds: float, centre: float | None) -> tuple[np.ndarray, int]:
     """The stretch as mono float32 at the file's own rate: at most ceil(seconds * rate) samples."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such sound file; add it or take its id out of the list")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: is empty (0 bytes); {MEND}")
+    source = stored(path)
     if path.suffix.lower() in SNDFILE_SUFFIXES:
         try:
-            return _decode_sndfile(path, seconds, centre)
+            return _decode_sndfile(path, source, seconds, centre)
         except soundfile.LibsndfileError:
-            pass  # a codec that libsndfile lacks; FFmpeg decides
+            source = stored(path)  # a codec that libsndfile lacks; FFmpeg decides
     try:
-        return _decode_ffmpeg(path, seconds, centre)
+        return _decode_ffmpeg(path, source, seconds, centre)
     except (av.FFmpegError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be decoded as sound ({_reason(error)}); {MEND}") from error
 
 
-def _decode_sndfile(path: Path, seconds: float, centre: float | None) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(path) as file:
+def _decode_sndfile(path: Path, source: str | BytesIO, seconds: float, centre: float | None) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(source) as file:
         need = math.ceil(seconds * file.samplerate)
         start = _first_sample(file.frames, need, file.samplerate, centre)
         wanted = min(need, file.frames)
@@ -116,8 +115,8 @@ def _decode_sndfile(path: Path, seconds: float, centre: float | None) -> tuple[n
         return pcm.mean(axis=1) if pcm.shape[1] > 1 else pcm[:, 0], file.samplerate
 
 
-def _decode_ffmpeg(path: Path, seconds: float, centre: float | None) -> tuple[np.ndarray, int]:
-    with av.open(str(path)) as container:
+def _decode_ffmpeg(path: Path, source: str | BytesIO, seconds: float, centre: float | None) -> tuple[np.ndarray, int]:
+    with av.open(source) as container:
         if not container.streams.audio:
             raise DataError(f"{path}: has no sound stream; {MEND}")
         stream = container.streams.audio[0]

@@ -25,9 +25,9 @@ from PIL import Image
 from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset import Table
-from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import Plan
-from fastdmt_loaders.workers import MEND, WorkerSource, raw_batch, read_batch, read_frame, read_rows
+from fastdmt_loaders.stored import read_bytes
+from fastdmt_loaders.workers import WorkerSource, raw_batch, read_batch, read_frame, read_rows
 
 log = logging.getLogger("fastdmt_loaders")
 
@@ -59,11 +59,7 @@ def read_encoded(table: Table, plan: Plan, view: View, doubtful: frozenset[int],
 
     def read(item: int):
         path = table.frame_path(item)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
+        data = read_bytes(path)
         if item in doubtful or not looks_whole(data):
             buffer = io.BytesIO()
             Image.fromarray(read_frame(path, view.resize)).save(buffer, "PNG", compress_level=1)
@@ -160,7 +156,7 @@ class DaliSource:
     def _decodes(self, item: int) -> bool:
         """Whether DALI decodes one frame."""
         pipeline = self._pipeline(1)
-        pipeline.feed_input("encoded", [np.fromfile(self.table.frame_path(item), np.uint8)])
+        pipeline.feed_input("encoded", [np.frombuffer(read_bytes(self.table.frame_path(item)), np.uint8)])
         try:
             pipeline.schedule_run()
             pipeline.share_outputs()

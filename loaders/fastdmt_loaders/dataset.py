@@ -19,10 +19,12 @@ from fastdmt_loaders.annotations import MIN_AGREE, Annotation, read_flickr_xml, 
 from fastdmt_loaders.batch import Pair, pad_boxes
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import philox
+from fastdmt_loaders.stored import member
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
+CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
 SPLITTING = 16  # Philox purpose, apart from the training streams
 
 
@@ -90,7 +92,7 @@ class Table:
 
 
 class AVDataset:
-    """Frames, sounds and boxes under one folder.
+    """Frames, sounds and boxes under one folder: the field's layout, or the shards that `pack` wrote.
 
     Args:
         root: the folder.
@@ -105,6 +107,9 @@ class AVDataset:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; name the folder that holds frames/ and audio/")
+        if (self.root / CATALOGUE).is_file():
+            self._open_shards(annotations)
+            return
         self.frame_folder, self.sound_folder = self.root / "frames", self.root / "audio"
         self.frames = _files(self.frame_folder, FRAME_SUFFIXES)
         self.sounds = _files(self.sound_folder, SOUND_SUFFIXES)
@@ -119,6 +124,33 @@ class AVDataset:
         if self.rule == "vggss":
             self._annotations = read_vggss(self.root / "vggss.json")
 
+    def _open_shards(self, annotations: str | None) -> None:
+        """Members of the tar shards in place of files: their places from the index files, boxes from boxes.json."""
+        self.frame_folder = self.sound_folder = self.root
+        self.frames, self.sounds = {}, {}
+        try:
+            shards = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            for tar in (str(shard["file"]) for shard in shards):
+                lines = (self.root / tar).with_suffix(".idx").read_text(encoding="utf-8").splitlines()[1:]
+                for line in lines:
+                    parts = line.split(" ")
+                    for suffix, offset, size, name in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4]):
+                        kind = self.frames if f".{suffix}" in FRAME_SUFFIXES else self.sounds
+                        if suffix != "json":
+                            kind[name[: -len(suffix) - 1]] = member(tar, offset, size, name)
+            labels = json.loads((self.root / BOXES).read_text(encoding="utf-8"))
+            found = {
+                id: Annotation(np.array(label["boxes"], np.float64).reshape(-1, 4), label["rule"])
+                for id, label in labels.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.root}: incomplete shards ({error}); run `fastdmt data pack` again") from error
+        rule = next((annotation.rule for annotation in found.values()), None)
+        if annotations not in ("auto", None, rule):
+            raise DataError(f"{self.root}: packed with {rule} annotations, not {annotations}; pack again")
+        self.rule = rule if annotations is not None else None
+        self._annotations = found if annotations is not None else {}
+
     @cached_property
     def ids(self) -> list[str]:
         """Ids that have both a frame and a sound, sorted."""
@@ -127,7 +159,7 @@ class AVDataset:
     @cached_property
     def annotated(self) -> set[str]:
         """Ids that have annotations, on disk or not."""
-        if self.rule == "flickr":
+        if self.rule == "flickr" and self.frame_folder != self.root:
             return {entry.name[:-4] for entry in os.scandir(self.root / "Annotations") if entry.name.endswith(".xml")}
         return set(self._annotations)
 

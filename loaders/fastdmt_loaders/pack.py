@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fastdmt_loaders.dataset import AVDataset
+from fastdmt_loaders.dataset import BOXES, CATALOGUE, AVDataset
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import Progress, parallel_map
-
-CATALOGUE = "shards.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ def pack(
 ) -> Shards:
     """Write shard-000000.tar and .idx, ... and `shards.json`; the lists of `root` are copied beside them.
 
-    A record's json holds {"id", "boxes": [[x0, y0, x1, y1] in 0..1, ...] or null, "rule": "flickr"|"vggss" or null}.
+    A record's json holds {"id", "boxes": [[x0, y0, x1, y1] in 0..1, ...] or null, "rule": "flickr"|"vggss" or null};
+    boxes.json holds those that have boxes, by id, so that opening the set reads no record.
     The same input gives the same bytes. `shards.json` is written last: without it the folder is not complete.
 
     Args:
@@ -93,6 +92,10 @@ def pack(
         for path in dataset.root.iterdir():
             if path.suffix in (".txt", ".csv"):
                 shutil.copyfile(path, out / path.name)
+        labels = {
+            record.id: record.label for _, records in jobs for record in records if record.label["boxes"] is not None
+        }
+        (out / BOXES).write_text(json.dumps(labels), encoding="utf-8")
         catalogue = [{"file": name, "ids": [record.id for record in records]} for name, records in jobs]
         (out / CATALOGUE).write_text(json.dumps(catalogue), encoding="utf-8")
     except OSError as error:

@@ -17,6 +17,7 @@ from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset import Table
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import Plan
+from fastdmt_loaders.stored import stored
 
 MEND = "replace the file or take its id out of the list"
 Item = TypeVar("Item")
@@ -30,7 +31,7 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
         DataError: missing, empty, truncated, or not a picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(stored(path)) as image:
             # A JPEG of at least twice the size is decoded at a half, quarter or eighth of it.
             image.draft("RGB", (2 * size, 2 * size))
             image = ImageOps.exif_transpose(image)
@@ -38,8 +39,6 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("RGB")
             return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such frame; add it or take its id out of the list") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be decoded as a picture ({reason}); {MEND}") from error

@@ -1,0 +1,54 @@
+"""Media files in folders and inside tar shards, under one kind of name: a member is TAR:offset+size/name."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+from fastdmt_loaders.errors import DataError
+
+MEMBER = re.compile(r"(.+\.tar):(\d+)\+(\d+)/([^/]+)")
+
+
+def member(tar: str, offset: int | str, size: int | str, name: str) -> str:
+    """The name under which a file inside a tar is opened without reading the tar's own directory."""
+    return f"{tar}:{offset}+{size}/{name}"
+
+
+def stored(path: str | Path) -> str | io.BytesIO:
+    """What to hand to a decoder: the path of a plain file, or the bytes of a member of a tar.
+
+    Raises:
+        DataError: it is missing, empty, or the tar ends before it.
+    """
+    path = str(path)
+    if (found := MEMBER.fullmatch(path)) is None:
+        if not os.path.isfile(path):
+            raise DataError(f"{path}: no such file; add it or take its id out of the list")
+        if os.path.getsize(path) == 0:
+            raise DataError(f"{path}: is empty (0 bytes); replace the file or take its id out of the list")
+        return path
+    tar, offset, size, _ = found.groups()
+    try:
+        with open(tar, "rb", buffering=0) as file:
+            file.seek(int(offset))
+            data = file.read(int(size))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); run `fastdmt data pack` again") from error
+    if not data or len(data) < int(size):
+        raise DataError(f"{path}: the tar ends before it; run `fastdmt data pack` again")
+    return io.BytesIO(data)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a file or a member. Raises DataError."""
+    source = stored(path)
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()
+    try:
+        with open(source, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); add it or take its id out of the list") from error
