@@ -5,7 +5,6 @@ ROOT/frames/<id>.jpg   ROOT/audio/<id>.wav   ROOT/Annotations/<id>.xml or ROOT/v
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
 CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
+PAIR_HEADER = "video,audio,label"
 SPLITTING = 16  # Philox purpose, apart from the training streams
 
 
@@ -36,30 +36,40 @@ def read_pairs(path: str | Path) -> list[Pair]:
     Raises:
         DataError: no such file, no id in it, or a label that is neither `sounding` nor `non-sounding`.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such list; name an existing file of ids") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: is not a text list of ids ({error})") from error
-    rows = [row for row in rows if row and row[0]]
+    lines = _lines(path)
+    if lines[0].replace(" ", "") != PAIR_HEADER:
+        return [Pair(id, id, True) for id in _first_column(lines)]
     pairs = []
-    if rows and rows[0][:3] == ["video", "audio", "label"]:
-        for row in rows[1:]:
-            if len(row) < 3 or row[2] not in ("sounding", "non-sounding"):
-                raise DataError(f"{path}: row {','.join(row)!r} needs video,audio,sounding|non-sounding")
-            pairs.append(Pair(row[0], row[1], row[2] == "sounding"))
-    else:
-        pairs = [Pair(row[0], row[0], True) for row in rows]
-    if not pairs:
-        raise DataError(f"{path}: holds no ids; fill it or name another list")
+    for line in lines[1:]:
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) < 3 or cells[2] not in ("sounding", "non-sounding"):
+            raise DataError(f"{path}: row {line!r} needs video,audio,sounding|non-sounding")
+        pairs.append(Pair(cells[0], cells[1], cells[2] == "sounding"))
     return pairs
 
 
 def read_list(path: str | Path) -> list[str]:
-    """The ids of a list in its order (`read_pairs`' first column), repetitions dropped."""
-    return list(dict.fromkeys(pair.video for pair in read_pairs(path)))
+    """The ids of a list in its order (`read_pairs`' first column), repetitions dropped. Raises DataError."""
+    lines = _lines(path)
+    return list(dict.fromkeys(_first_column(lines[1:] if lines[0].replace(" ", "") == PAIR_HEADER else lines)))
+
+
+def _lines(path: str | Path) -> list[str]:
+    """A list's lines that hold something; the header alone counts as nothing."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such list; name an existing file of ids") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: is not a text list of ids ({error})") from error
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    if not lines or lines == [PAIR_HEADER]:
+        raise DataError(f"{path}: holds no ids; fill it or name another list")
+    return lines
+
+
+def _first_column(lines: Sequence[str]) -> list[str]:
+    return [line.partition(",")[0].strip() for line in lines]
 
 
 @dataclass
