@@ -136,12 +136,16 @@ class OptimConfig:
     """Share of the batch that is labelled (1:3)."""
     lr: float = 1e-4
     """AdamW's learning rate."""
+    lr_unbiased: float = 0.0
+    """Learning rate of stage 2; 0: as in stage 1."""
     affine_lr: float = 1e-2
     """Learning rate of (w, b), which hardly move at the network's [ours]."""
     weight_decay: float = 1e-4
     """Decoupled weight decay; none on norms, biases and (w, b)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over each stage."""
+    lr_warmup: float = 0.0
+    """Share of a stage over which the learning rate rises from 0; networks from scratch need it [ours]."""
     clip: float = 0.0
     """Largest gradient norm of a localizer; 0: no clipping."""
 
@@ -185,6 +189,7 @@ class TrainConfig:
         require(0 <= self.pseudo.momentum < 1, "--momentum must lie in [0, 1)")
         require(0 < self.optim.labelled_share <= 1, "--labelled-share must lie in (0, 1]")
         require(self.optim.batch >= 4, "--batch must be at least 4: the contrastive loss needs other sounds")
+        require(0 <= self.optim.lr_warmup < 1, "--lr-warmup is a share of the stage: give it in [0, 1)")
         require(self.data.size >= 32, "--size must be at least 32 pixels")
         require(self.data.labels >= 0, "--labels must be 0 (all) or a positive count")
 
@@ -226,7 +231,7 @@ def _demo() -> TrainConfig:
         data=DataConfig(annotations="flickr", size=96),
         model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
         pseudo=PseudoLabelConfig(delta=0.4, tau=0.5, lambda_u=0.1, half_life=0.1),
-        optim=OptimConfig(warmup_steps=150, steps=350, batch=64, lr=1e-3, schedule="cosine"),
+        optim=OptimConfig(warmup_steps=200, steps=300, batch=32, lr=3e-3, schedule="cosine", lr_warmup=0.2),
         log_every=5,
     )
 

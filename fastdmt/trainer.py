@@ -229,8 +229,11 @@ class Trainer:
     def _set_rates(self, total: int) -> None:
         optim = self.cfg.optim
         scale = 0.5 * (1 + math.cos(math.pi * self.done / total)) if optim.schedule == "cosine" else 1.0
+        if optim.lr_warmup:
+            scale *= min(1.0, (self.done + 1) / (optim.lr_warmup * total))
+        lr = optim.lr_unbiased if self.stage == UNBIASED and optim.lr_unbiased else optim.lr
         for optimizer in self.optimizers:
-            for group, base in zip(optimizer.param_groups, (optim.lr, optim.lr, optim.affine_lr), strict=True):
+            for group, base in zip(optimizer.param_groups, (lr, lr, optim.affine_lr), strict=True):
                 group["lr"] = base * scale
 
     def _momentum(self, total: int) -> float:
