@@ -14,9 +14,11 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import backend, loss, mil, similarity, tuning
 from .consensus import agree
@@ -29,62 +31,39 @@ TYPES = {
 TENSOR_CORE = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma\w*")
 
 
-def cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Launches of the sizes that training has: name -> a call of the launcher on meta tensors."""
+def empty(*shape, dtype=torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
-    def empty(*shape, dtype=torch.float32):
-        return torch.empty(shape, dtype=dtype, device="meta")
 
-    for dtype in (torch.bfloat16, torch.float32):
-        for layout in (torch.channels_last, torch.contiguous_format):
-            v = empty(128, 512, 16, 16, dtype=dtype).contiguous(memory_format=layout)
-            a = empty(128, 512, dtype=dtype)
-            s, ra = empty(128, 16, 16), empty(128)
-            name = f"{TYPES[dtype]} {'channels_last' if layout == torch.channels_last else 'contiguous'}"
-            yield f"similarity {name}", lambda v=v, a=a: similarity.forward(v, a, 1e-6)
-            yield (
-                f"similarity {name}",
-                lambda v=v, a=a, s=s, ra=ra: similarity.backward(s, v, a, s, s, ra, True, True),
-            )
-            logits, best = empty(128, 128), empty(128, 128, dtype=torch.int16)
-            yield f"mil {name}", lambda v=v, a=a: mil.forward(v, a, 0.03, 1e-6)
-            yield (
-                f"mil {name}",
-                lambda v=v, a=a, s=s, ra=ra, logits=logits, best=best: mil.backward(
-                    logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True
-                ),
-            )
+def cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name -> a call of launchers on meta tensors: a case for each kernel, or every type, layout and size."""
+    last, plain = torch.channels_last, torch.contiguous_format
+    features = [(torch.bfloat16, last), (torch.float32, plain)]
+    if every:
+        features += [(torch.bfloat16, plain), (torch.float32, last), (torch.float16, last)]
+    for dtype, layout in features:
+        name = f"{TYPES[dtype]} {'channels_last' if layout == last else 'contiguous'}"
+        v, a = empty(128, 512, 16, 16, dtype=dtype).contiguous(memory_format=layout), empty(128, 512, dtype=dtype)
+        s, ra = empty(128, 16, 16), empty(128)
+        logits, best = empty(128, 128), empty(128, 128, dtype=torch.int16)
+        yield name, partial(similarity.forward, v, a, 1e-6)
+        yield name, partial(similarity.backward, s, v, a, s, s, ra, True, True)
+        yield name, partial(mil.forward, v, a, 0.03, 1e-6)
+        yield name, partial(mil.backward, logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True)
     tensors = [empty(512, 512, 3, 3), empty(512)]
-    yield "ema", lambda: update(tensors, tensors, empty(), tensors, [0, 1])
+    yield "any types", partial(update, tensors, tensors, empty(), tensors, [0, 1])
     affine, weight = empty(2), empty(128)
-    for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224))):
-        s = empty(128, *cells)
-        name = f"{cells[0]}x{cells[1]} -> {size[0]}x{size[1]}"
-        for probability, soft, band in (("sigmoid", "none", None), ("minmax", "product", 0.25)):
-            yield (
-                f"consensus {probability} {name}",
-                lambda s=s, size=size, p=probability, soft=soft, band=band: agree(
-                    s, s, affine, affine, 0.6, 0.7, *size, p, soft, band
-                ),
-            )
-        words = -(-size[1] // 32)
+    for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224)))[: None if every else 1]:
+        s, words = empty(128, *cells), -(-size[1] // 32)
+        name = f"{cells[0]}x{cells[1]} to {size[0]}x{size[1]}"
+        for probability, soft, band in (("minmax", "product", 0.25), ("sigmoid", "none", None)):
+            call = partial(agree, s, s, affine, affine, 0.6, 0.7, *size, probability, soft, band)
+            yield f"{name} {probability}", call
         mask = empty(128, size[0], words, dtype=torch.int32)
-        targets = {
-            "mask": mask,
-            "uint8": empty(128, *size, dtype=torch.uint8),
-            "boxes": empty(128, 3, 4),
-        }
+        targets = {"mask": mask, "boxes": empty(128, 3, 4), "uint8": empty(128, *size, dtype=torch.uint8)}
         for kind, target in targets.items():
-            yield (
-                f"loss {kind} {name}",
-                lambda s=s, target=target, size=size, mask=mask: loss.forward(
-                    s, affine, target, weight, mask, None, *size, 1, True
-                ),
-            )
-        yield (
-            f"loss {name}",
-            lambda s=s: loss.backward(weight, s, affine, s, empty(128, 2), weight),
-        )
+            yield f"{name} {kind}", partial(loss.forward, s, affine, target, weight, mask, None, *size, 1, True)
+        yield name, partial(loss.backward, weight, s, affine, s, empty(128, 2), weight)
 
 
 def source(kernel, args: tuple, options: dict):
@@ -124,19 +103,17 @@ def nvidia_resources(ptx: str, arch: int) -> dict[str, int]:
     return {"registers": int(re.search(r"Used (\d+) registers", report).group(1)), "spilled": spilled}
 
 
-def compile_all(target: str, gpu: str, only: str = "") -> Iterator[dict]:
+def compile_all(target: str, gpu: str, every: bool) -> Iterator[dict]:
     """A row for each case: kernel, case, warps, shared memory, and on NVIDIA registers and bytes spilled."""
     import triton
     from triton.backends.compiler import GPUTarget
 
     hip = target.startswith("gfx")
     machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-    for case, call in cases():
+    for case, call in cases(every):
         with tuning.pretending(gpu), backend.recording() as calls:
             call()
         for kernel, args, options in calls:
-            if only not in f"{kernel.__name__} {case}":
-                continue
             launch = {key: options[key] for key in ("num_warps", "num_stages") if key in options}
             compiled = triton.compile(source(kernel, args, options), target=machine, options=launch)
             text = compiled.asm["amdgcn" if hip else "ptx"]
@@ -153,14 +130,15 @@ def compile_all(target: str, gpu: str, only: str = "") -> Iterator[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--target", default="sm_90", help="sm_80, sm_90, sm_100, gfx942")
+    parser.add_argument("--target", nargs="+", default=["sm_90"], help="any of sm_80 sm_90 sm_100 gfx942")
     parser.add_argument("--gpu", default="", help="name of the GPU whose shipped configuration is compiled")
-    parser.add_argument("--only", default="", help="kernels and cases that hold this text")
+    parser.add_argument("--every", action="store_true", help="every type, layout and size, not one of each kernel")
     arguments = parser.parse_args()
     if backend.triton is None or backend.INTERPRET:
         raise SystemExit("error: needs Triton and no TRITON_INTERPRET")
-    for row in compile_all(arguments.target, arguments.gpu, arguments.only):
-        print(json.dumps(row), flush=True)
+    for target in arguments.target:
+        for row in compile_all(target, arguments.gpu, arguments.every):
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

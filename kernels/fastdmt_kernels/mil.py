@@ -169,8 +169,9 @@ def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tenso
     outputs = _outputs(v, a)
     options = _options("mil_forward", v)
     cells = v.flatten(2)
-    if v.shape[0] == 0:
-        outputs[3].zero_()  # no frame, no program to write the sounds' norms
+    if v.shape[0] == 0 or a.shape[0] == 0:
+        for norms in outputs[2:]:
+            norms.zero_()  # without pairs no program writes the norms of those that are there
     launch(
         mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
         cells, a.contiguous(), *outputs, a.shape[0], *cells.stride(),

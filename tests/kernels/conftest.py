@@ -2,9 +2,10 @@
 
 import secrets
 
-import fastdmt_kernels
 import pytest
 import torch
+
+import fastdmt_kernels
 
 
 @pytest.fixture(autouse=True)

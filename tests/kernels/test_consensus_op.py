@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastdmt_kernels import consensus, pack_mask, unpack_mask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastdmt_kernels import consensus, pack_mask, unpack_mask
 
 AFFINE = torch.tensor([10.0, -1.0]), torch.tensor([8.0, -2.0])
 

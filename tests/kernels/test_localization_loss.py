@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from closeness import assert_close, gradients
-from fastdmt_kernels import localization_loss, pack_mask, reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastdmt_kernels import localization_loss, pack_mask, reference
 
 KINDS = ("mask", "uint8", "boxes")
 

@@ -6,9 +6,10 @@ import socket
 import pytest
 import torch
 from closeness import assert_close, features, gradients
-from fastdmt_kernels import mil_logits, reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastdmt_kernels import mil_logits, reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

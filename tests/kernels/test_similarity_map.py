@@ -3,10 +3,11 @@
 import pytest
 import torch
 from closeness import assert_close, features, gradients
-from fastdmt_kernels import reference, similarity_map
-from fastdmt_kernels.similarity import dense
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastdmt_kernels import reference, similarity_map
+from fastdmt_kernels.similarity import dense
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "transposed")

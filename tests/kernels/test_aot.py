@@ -1,0 +1,79 @@
+"""Every kernel compiles for GPUs that are not here: no register spilled, a tensor core where a dot is meant."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastdmt_kernels import tuning
+
+pytest.importorskip("triton")
+
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}  # bytes a program may have
+TENSOR_CORE = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
+GPUS = [file.stem for file in tuning.FOLDER.glob("*.json") if file.stem != "interpreter"]
+
+
+def compiled(*options):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    command = [sys.executable, "-m", "fastdmt_kernels.aot", *options]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def check(rows, capsys):
+    with capsys.disabled():
+        print()
+        for r in rows:
+            registers = f"{r['registers']:3} registers" if "registers" in r else ""
+            print(
+                f"{r['target']:7}{r['kernel']:20}{r['case']:26}{r['warps']:2} warps {r['shared']:6} B shared "
+                f"{r['spilled']} B spilled {registers} {' '.join(r['tensor_core'])}"
+            )
+    for row in rows:
+        assert row["spilled"] == 0, row
+        assert row["shared"] <= SHARED[row["target"]], row
+        if row["kernel"] in ("mil_forward", "mil_backward_v"):
+            assert any(name.startswith(TENSOR_CORE[row["target"]]) for name in row["tensor_core"]), row
+        if row["kernel"] in ("similarity_forward", "similarity_backward", "ema_kernel") and "registers" in row:
+            assert row["widest_load"] == 4, f"loads of 16 bytes are wanted: {row}"
+
+
+def test_hopper(capsys):
+    rows = compiled("--target", "sm_90")
+    names = {row["kernel"] for row in rows}
+    assert len(names) == 9, names
+    check(rows, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("target", SHARED)
+def test_every_type_layout_size_and_configuration(target, gpu, capsys):
+    check(compiled("--target", target, "--gpu", gpu, "--every"), capsys)
+
+
+def test_configurations_are_found_by_the_gpus_name(tmp_path, monkeypatch):
+    for name, warps in (("default", 1), ("nvidia-h100", 2), ("nvidia-h100-pcie", 3)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"k": {"num_warps": warps}}))
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    tuning.load.cache_clear()
+    try:
+        warps = {
+            gpu: tuning.load(gpu)["k"]["num_warps"]
+            for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA L4")
+        }
+        assert list(warps.values()) == [2, 3, 1]
+    finally:
+        tuning.load.cache_clear()
+
+
+def test_every_shipped_file_names_known_kernels():
+    default = tuning.load("default")
+    for file in tuning.FOLDER.glob("*.json"):
+        for kernel, config in json.loads(file.read_text()).items():
+            assert set(config) <= {*default[kernel], "num_stages"}, (file.name, kernel)

@@ -1,0 +1,250 @@
+"""What holds for every op: the dispatcher's rules, torch.compile, autocast, empty batches, errors, the switch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastdmt_kernels
+from fastdmt_kernels import (
+    boxes_to_mask,
+    consensus,
+    localization_loss,
+    mil_logits,
+    pack_mask,
+    reference,
+    similarity_map,
+    unpack_mask,
+)
+
+SIZE = (20, 40)
+MODES = ("triton", "auto")
+
+
+def features(n, device):
+    return [torch.randn(n, 6, 3, 4, device=device), torch.randn(n, 6, device=device)]
+
+
+def maps(n, device):
+    pair = [torch.randn(n, 3, 4, device=device), torch.tensor([5.0, 0.0], device=device)]
+    return [*pair, torch.zeros(n, 20, 2, dtype=torch.int32, device=device), torch.ones(n, device=device)]
+
+
+def two_maps(n, device):
+    return [*(torch.randn(n, 3, 4, device=device) for _ in range(2)), torch.tensor([5.0, 0.0], device=device)]
+
+
+#: name -> function, its tensors for a batch of n, how many of them get a gradient
+OPS = {
+    "similarity_map": (similarity_map, features, 2),
+    "mil_logits": (mil_logits, features, 2),
+    "localization_loss": (lambda s, c, target, w: localization_loss(s, c, target, w, size=SIZE), maps, 2),
+    "consensus": (lambda a, b, c: consensus(a, b, c, c, 0.6, 0.5, SIZE, soft="product", ignore_below=0.2), two_maps, 0),
+}
+
+
+def first(output):
+    return output if isinstance(output, torch.Tensor) else output.iou
+
+
+@pytest.fixture(params=MODES)
+def mode(request, poisoned_memory):
+    before = fastdmt_kernels.use(request.param)
+    yield request.param
+    fastdmt_kernels.use(before)
+
+
+def ops_with_arguments(device):
+    ops = torch.ops.fastdmt
+    v, a = torch.randn(2, 6, 3, 4, device=device), torch.randn(2, 6, device=device)
+    s, affine = torch.randn(2, 3, 4, device=device), torch.tensor([5.0, 0.0], device=device)
+    mask, weight = torch.zeros(2, 20, 2, dtype=torch.int32, device=device), torch.ones(2, device=device)
+    last = v.to(memory_format=torch.channels_last)
+    m = torch.tensor(0.9, device=device)
+    tensors = [torch.randn(4, device=device), torch.randn(3, device=device)]
+    yield ops.similarity_map.default, (v.requires_grad_(), a.requires_grad_(), 1e-6)
+    yield ops.mil_logits.default, (last.requires_grad_(), a, 0.03, 1e-6)
+    yield ops.localization_loss.default, (s.requires_grad_(), affine, mask, weight, mask, m, *SIZE, 1, True)
+    yield ops.localization_loss.default, (s.detach(), affine, mask, weight, None, None, *SIZE, 1, False)
+    yield ops.consensus.default, (s.detach(), s.detach(), affine, affine, 0.6, 0.5, *SIZE, "minmax", "none", None)
+    yield ops.consensus.default, (s.detach(), s.detach(), affine, affine, 0.6, 0.5, *SIZE, "sigmoid", "product", 0.2)
+    yield ops.ema_update.default, (tensors, [t + 1 for t in tensors], m, [tensors[1].bfloat16()], [1])
+
+
+def test_opcheck(mode, device):
+    for op, arguments in ops_with_arguments(device):
+        torch.library.opcheck(op, arguments)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_compiles_without_a_break_and_once_for_all_sizes(name, mode, device):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(1)
+        return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
+
+    torch._dynamo.reset()
+    function, inputs, leaves = OPS[name]
+    fast = torch.compile(function, fullgraph=True, backend=backend)
+    for n in (3, 4, 6):
+        tensors = inputs(n, device)
+        wanted = [t.requires_grad_() for t in tensors[:leaves]]
+        got, want = first(fast(*tensors)), first(function(*tensors))
+        torch.testing.assert_close(got, want)
+        if leaves:
+            grads = [torch.autograd.grad(x.sum(), wanted) for x in (got, want)]
+            torch.testing.assert_close(*grads)
+    assert len(compiled) <= 2, "one graph for the first size and one for all others"
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_an_empty_batch(name, mode, device):
+    function, inputs, leaves = OPS[name]
+    tensors = inputs(0, device)
+    wanted = [t.requires_grad_() for t in tensors[:leaves]]
+    output = function(*tensors)
+    if name == "consensus":
+        assert output.keep.shape == (0,) and output.mask.shape == (0, 20, 2) and output.empty_share == 0
+        return
+    assert output.shape == {"similarity_map": (0, 3, 4), "mil_logits": (0, 0), "localization_loss": ()}[name]
+    grads = torch.autograd.grad(output.sum(), wanted)
+    assert all(torch.isfinite(g).all() and g.shape == t.shape for g, t in zip(grads, wanted, strict=True))
+
+
+def test_frames_without_sounds_and_sounds_without_frames(mode, device):
+    for n, m in ((0, 3), (3, 0)):
+        v = torch.randn(n, 6, 2, 2, device=device, requires_grad=True)
+        a = torch.randn(m, 6, device=device, requires_grad=True)
+        logits = mil_logits(v, a)
+        assert logits.shape == (n, m)
+        logits.sum().backward()
+        assert (v.grad == 0).all() and (a.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_autocast_changes_nothing(name, mode, device):
+    function, inputs, _ = OPS[name]
+    tensors = inputs(3, device)
+    want = first(function(*tensors))
+    with torch.autocast(device.type, torch.bfloat16):
+        got = first(function(*tensors))
+    assert got.dtype == torch.float32 and torch.equal(got, want)
+
+
+V, A, S, C = torch.randn(2, 6, 3, 4), torch.randn(2, 6), torch.randn(2, 3, 4), torch.tensor([5.0, 0.0])
+MASK, ONES = torch.zeros(2, 20, 2, dtype=torch.int32), torch.ones(2)
+WRONG = {
+    r"v has shape \[6, 3, 4\]; \[N, D, h, w\] is wanted": lambda: similarity_map(V[0], A),
+    "v is int64": lambda: similarity_map(V.long(), A),
+    "a is a list": lambda: similarity_map(V, [1.0]),
+    "a holds 5 channels, v holds 6": lambda: similarity_map(V, A[:, :5]),
+    "a holds 1 rows, v holds 2": lambda: similarity_map(V, A[:1]),
+    "a is on meta, v on cpu": lambda: similarity_map(V, A.to("meta")),
+    "eps is 0": lambda: similarity_map(V, A, 0),
+    "only the batch may be 0": lambda: similarity_map(V[:, :, :0], A),
+    "tau is -1": lambda: mil_logits(V, A, -1),
+    "a holds 4 channels": lambda: mil_logits(V, A[:, :4]),
+    r"s_b has shape \[2, 3, 3\], s_a \[2, 3, 4\]": lambda: consensus(S, S[..., :3], C, C),
+    "affine_b has shape": lambda: consensus(S, S, C, torch.ones(3)),
+    "delta is 1.5": lambda: consensus(S, S, C, C, 1.5),
+    "probability is 'softmax'; one of sigmoid, clamp, minmax": lambda: consensus(S, S, C, C, probability="softmax"),
+    "soft is 'mean'": lambda: consensus(S, S, C, C, soft="mean"),
+    "ignore_below is 2": lambda: consensus(S, S, C, C, ignore_below=2),
+    r"target has shape \[2, 20, 2\]; \[2, 20, 3\]": lambda: localization_loss(S, C, MASK, ONES, size=(20, 80)),
+    "target is torch.int64": lambda: localization_loss(S, C, MASK.long(), ONES, size=SIZE),
+    "weight holds 1 rows, s holds 2": lambda: localization_loss(S, C, MASK, ONES[:1], size=SIZE),
+    "valid has shape": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK[:1]),
+    "valid is bool": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK.bool()),
+    "total is not a tensor": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, total=2.0),
+    "min_agree is 0": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, min_agree=0),
+    "mask is float32; bool": lambda: pack_mask(torch.zeros(1, 2, 3)),
+    "packed holds 2 words a row": lambda: unpack_mask(MASK, 70),
+    "boxes holds 5 numbers a box": lambda: boxes_to_mask(torch.zeros(1, 1, 5), SIZE),
+    "mode is 'fast'": lambda: fastdmt_kernels.use("fast"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_an_error_names_the_argument_what_came_and_what_is_wanted(words):
+    with pytest.raises((ValueError, TypeError), match=words) as error:
+        WRONG[words]()
+    assert "\n" not in str(error.value)
+
+
+def test_the_switch(monkeypatch):
+    calls = []
+    monkeypatch.setattr(reference, "similarity_map", lambda *_: calls.append(1))
+    assert fastdmt_kernels.use("reference") == "auto"
+    try:
+        similarity_map(V, A)
+        fastdmt_kernels.use("auto")
+        similarity_map(V, A)
+        assert len(calls) == 2  # on CPU tensors auto is the reference
+        fastdmt_kernels.use("triton")
+        similarity_map(V, A)
+        assert len(calls) == 2
+        similarity_map(V.double(), A.double())
+        assert len(calls) == 3  # no kernel accumulates in float64
+    finally:
+        fastdmt_kernels.use("auto")
+
+
+def python(code):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_without_triton_every_op_is_its_reference():
+    code = """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch, fastdmt_kernels as k
+assert k.similarity_map(torch.randn(2, 4, 3, 3), torch.randn(2, 4)).shape == (2, 3, 3)
+k.ema_update([torch.zeros(2)], [torch.ones(2)], .5)
+try:
+    k.use("triton")
+except RuntimeError as error:
+    assert "not installed" in str(error), error
+else:
+    raise SystemExit("no error")
+assert not any(name.split(".")[0] in ("fastdmt", "fastdmt_loaders") for name in sys.modules)
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_triton_on_cpu_tensors_wants_the_interpreter():
+    code = """
+import torch, fastdmt_kernels as k
+k.use("triton")
+try:
+    k.similarity_map(torch.randn(2, 4, 3, 3), torch.randn(2, 4))
+except RuntimeError as error:
+    assert "TRITON_INTERPRET=1" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_masks_pack_and_unpack():
+    for width in (1, 31, 32, 33, 64, 70):
+        mask = torch.rand(2, 3, width) > 0.5
+        packed = pack_mask(mask)
+        assert packed.dtype == torch.int32 and packed.shape == (2, 3, -(-width // 32))
+        assert torch.equal(unpack_mask(packed, width), mask)
+        bits = sum(2**j for j in range(min(width, 32)) if mask[0, 0, j])
+        assert packed[0, 0, 0].item() % 2**32 == bits
+
+
+def test_boxes_follow_the_pixels_centres():
+    boxes = torch.tensor([[[1.5, 0.0, 3.5, 1.0], [2.0, 0.0, 9.0, 9.0], [5.0, 5.0, 5.0, 9.0]]])
+    union = unpack_mask(boxes_to_mask(boxes, (2, 5)), 5)[0].int().tolist()
+    assert union == [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    both = unpack_mask(boxes_to_mask(boxes, (2, 5), min_agree=2), 5)[0].int().tolist()
+    assert both == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
