@@ -255,7 +255,7 @@ def test_ranks_share_their_negatives(tmp_path):
 
 
 def test_encoders_can_be_ones_own():
-    localizer = Localizer(SmallVisual(), SmallLogMel(), dim=32)
+    localizer = Localizer(SmallVisual(), SmallLogMel(), dim=32).eval()
     assert localizer(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 1, 96, 64)).map.shape == (1, 4, 4)
 
 
