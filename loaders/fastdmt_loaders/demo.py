@@ -1,8 +1,8 @@
 """A small synthetic data set of real media files, in the layout that the field has on disk.
 
 Every frame shows two or three equally salient objects; the sound belongs to one of them, so a model that ignores the
-sound finds it in fewer than half of the frames. The pattern of an object and the timbre of a sound tell their class
-(ten classes); everything else about them is random. See `demo_scenes` and `demo_sounds`.
+sound finds it in fewer than half of the frames. The pattern of an object (with its hue as a hint) and the timbre of a
+sound tell their class, of ten; everything else about them is random. See `demo_scenes` and `demo_sounds`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _write_clip(root: Path, seed: int, size: int, job: tuple[int, str, bool]) ->
     rate = int(rng.choice(RATES, p=RATE_SHARES))
     seconds = rng.uniform(1, 3) if rng.random() < 0.15 else min(10.0, 3 + rng.exponential(0.8))
     channels = int(rng.choice((1, 2), p=(0.75, 0.25)))
-    pcm = synthesize(rng, labels[0], rate, seconds, channels, snr_db=rng.uniform(0, 16))
+    pcm = synthesize(rng, labels[0], rate, seconds, channels, snr_db=rng.uniform(2, 18))
     if silent:  # digital silence, or the faint hiss of a microphone
         pcm *= 0 if index % 2 else 3e-4
     kind = "flac" if rng.random() < 0.5 else "wav"

@@ -1,5 +1,6 @@
 """The demo data: what its files promise, and that it is a fair test of audio-visual localization."""
 
+import colorsys
 import json
 from collections import Counter
 
@@ -13,7 +14,7 @@ from fastdmt_loaders.annotations import read_flickr_xml, read_vggss
 from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.dataset import AVDataset, read_list, read_pairs
 from fastdmt_loaders.demo import CLASSES, RATES, _write_clip, make_demo
-from fastdmt_loaders.demo_scenes import PATTERNS, compose, draw_scene
+from fastdmt_loaders.demo_scenes import PATTERNS, _two_colours, compose, draw_scene
 from fastdmt_loaders.demo_sounds import TIMBRES, synthesize
 from fastdmt_loaders.errors import DataError
 
@@ -116,6 +117,19 @@ def test_objects_of_a_frame_are_equally_salient():
     assert abs(np.mean(ratios) - 1) < 0.02 and np.ptp(ratios) < 0.5
     assert abs(np.log(contrasts).mean()) < 0.05
     assert np.abs(np.mean(centres, axis=0) - 0.5).max() < 0.05 and np.std(centres, axis=0).min() > 0.13
+
+
+def test_hue_alone_does_not_tell_the_class():
+    """The best guess from the hue, over many objects: better than chance, far from sure."""
+    rng, classes = np.random.default_rng(2), len(PATTERNS)
+    hues, labels = [], rng.integers(0, classes, 4000)
+    for label in labels:
+        dark = min(_two_colours(rng, label), key=np.sum)
+        hues.append(colorsys.rgb_to_hls(*dark)[0])
+    cells = np.digitize(hues, np.arange(0, 1, 0.01))
+    table = np.zeros((101, classes))
+    np.add.at(table, (cells, labels), 1)
+    assert 0.5 < table.max(axis=1).sum() / len(labels) < 0.72
 
 
 def test_blind_answers_stay_below_half():
