@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from fastdmt_loaders.prepare import prepare
 from . import cli
 from .config import TrainConfig
 from .data import bar, open_data, relocate, test_pairs
+from .distributed import World, start
 from .errors import FastDMTError
 from .evaluate import Result, evaluate
 from .model import Model, load
@@ -27,8 +29,15 @@ CONSOLE = Console()
 
 def train(cfg: TrainConfig) -> int:
     """`fastdmt train`."""
-    outcome = Trainer(cfg, CONSOLE).run()
-    return 130 if outcome.interrupted else _trained(outcome)
+    return start(cfg, "fastdmt.commands:train_here")
+
+
+def train_here(cfg: TrainConfig, world: World) -> int:
+    """One process's part of `fastdmt train`. Exit code: 0, or 130 after Ctrl-C; a run that was told to end saved."""
+    outcome = Trainer(cfg, CONSOLE, world).run()
+    if outcome.interrupted:
+        return 130 if outcome.signal == signal.SIGINT else 0
+    return _trained(outcome) if world.first else 0
 
 
 def _trained(outcome: Outcome) -> int:

@@ -19,6 +19,7 @@ from .config import TrainConfig, load_config, require
 from .dmt import probability_map
 from .errors import FastDMTError
 from .localizer import Localizer, build_localizer
+from .parallel import assign
 from .weights import load_weights
 
 SOURCES = ("teachers", "A", "B", "intersection", "students", "student A", "student B")
@@ -105,7 +106,13 @@ class Model:
             )
         with torch.no_grad():
             for key, value in mine.items():
-                value.copy_(tensors[key])
+                assign(value, tensors[key])
+
+    def load_part(self, prefix: str, tensors: dict[str, Tensor]) -> None:
+        """Tensors of one localizer ("students.0", ...) by their names within it; all of them, whole, on every rank."""
+        mine = self.tensors()
+        for key, value in tensors.items():
+            assign(mine[f"{prefix}.{key}"], value)
 
     @torch.no_grad()
     def cosines(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers") -> list[Tensor]:
@@ -196,9 +203,8 @@ def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu
     cfg = load_config(run)
     path = run / "best.safetensors"
     if which == "last" or not path.is_file():
-        step = checkpoint.last_step(run)
-        require(step is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
-        path = run / "checkpoints" / f"step-{step:07d}" / "model.safetensors"
+        path = checkpoint.last_folder(run)
+        require(path is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
     model, _ = Model.build(cfg, pretrained=False)
-    model.load_tensors(checkpoint.read_weights(path), path)
+    model.load_tensors(checkpoint.load_tensors(path) if path.is_dir() else checkpoint.read_weights(path), path)
     return model.to(device)

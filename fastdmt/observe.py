@@ -80,6 +80,13 @@ class Observer:
             self.progress.update(self.task, completed=done, rate=f"{rate:.1f} step/s", values=text)
         LOG.info("%s step %d: %s (%.2f step/s)", self.name, step, text, rate)
 
+    def timings(self, step: int, values: dict[str, float]) -> None:
+        """Speed and where the time goes: TensorBoard and timings.jsonl, apart from the numbers that can be repeated."""
+        with open(self.run / "timings.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(f"time/{key}", value, step)
+
     def picture(self, name: str, step: int, image: Any) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""
         self.board.add_image(name, image, step, dataformats="HWC")
@@ -102,3 +109,10 @@ class Observer:
             except (ValueError, KeyError):
                 break  # a line cut by a crash
         self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+class Silent:
+    """The sinks of all processes but the first: none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
