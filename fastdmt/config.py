@@ -171,7 +171,7 @@ class ScaleConfig:
     reshard: bool = False
     """FSDP: free gathered parameters between forward and backward (ZeRO-3) instead of keeping them (ZeRO-2)."""
     sync_bn: bool = False
-    """BatchNorm over the global batch, as in one process; else over each process's rows, running statistics averaged."""
+    """BatchNorm over the global batch, as in one process; else over a process's rows, running statistics averaged."""
     amp: Literal["auto", "bf16", "fp16", "none"] = "auto"
     """Autocast: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, none on the CPU."""
     tf32: bool = True

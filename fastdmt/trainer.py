@@ -26,7 +26,7 @@ from .clock import Clock
 from .config import TrainConfig, require
 from .data import Data, open_data
 from .distributed import Leaving, World, join, resume_command
-from .dmt import DualMeanTeacherStep, diagnose
+from .dmt import DualMeanTeacherStep, Losses, diagnose
 from .draw import training_picture
 from .evaluate import validate
 from .faults import BadSteps
@@ -186,20 +186,7 @@ class Trainer:
         momentum = torch.full((), self._momentum(total), device=self.device)
         while self.done < total and not self.interrupted:
             self._set_rates(total)
-            self.clock.start()
-            for student in self.model.students:
-                student.train()
-            for part in self._parts():
-                batch = self._next(batches)
-                with self.autocast():
-                    labels = self.algorithm.pseudo_labels(batch)
-                    self.clock.lap("teachers")
-                    losses = self.algorithm.learn(batch, labels)
-                self._backward(losses.total, part)
-                self.clock.lap("students")
-            self._step([0, 1], losses.total.detach())
-            self.algorithm.update_teachers(momentum)
-            self.clock.lap("ema")
+            batch, losses = self.learn(batches, momentum)
             self._advance()
             self.interrupted = self.world.agree(self.leaving.wanted)
             if self._logs():
@@ -225,6 +212,24 @@ class Trainer:
             self.observer.say(f"skipped {bad}: {reason}")
 
     # ------------------------------------------------------------------ parts of a step
+
+    def learn(self, batches: Iterator[Batch], momentum: Tensor) -> tuple[Batch, Losses]:
+        """One step of stage 2, from the loader to the teachers; nothing here waits for the device."""
+        self.clock.start()
+        for student in self.model.students:
+            student.train()
+        for part in self._parts():
+            batch = self._next(batches)
+            with self.autocast():
+                labels = self.algorithm.pseudo_labels(batch)
+                self.clock.lap("teachers")
+                losses = self.algorithm.learn(batch, labels)
+            self._backward(losses.total, part)
+            self.clock.lap("students")
+        self._step([0, 1], losses.total.detach())
+        self.algorithm.update_teachers(momentum)
+        self.clock.lap("ema")
+        return batch, losses
 
     def _parts(self) -> range:
         """Parts of a step's batch; gradients start at zero and are averaged over ranks with the last part."""
