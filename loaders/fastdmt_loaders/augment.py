@@ -160,13 +160,13 @@ def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
     matrix = matrix * std / std[:, None]
     strong = torch.baddbmm(offset[:, :, None], matrix, weak.view(n, 3, -1)).view(n, 3, size, size)
     low, high = (-mean / std)[:, None, None], ((1 - mean) / std)[:, None, None]
-    strong = torch.minimum(torch.maximum(strong, low), high)
+    strong.clamp_(low, high)
     if len(blurred):
         span = BLUR_SIGMA[1] - BLUR_SIGMA[0]
         sigma = (BLUR_SIGMA[0] + span * u["sigma"][blurred]) * (size / 224)
         radius = math.ceil(2.5 * BLUR_SIGMA[1] * size / 224)
         strong.index_copy_(0, blurred, blur(strong[blurred], sigma, radius))
-    return strong * kept(u, size)[:, None]
+    return strong.mul_(kept(u, size)[:, None])
 
 
 def colour_transform(u: dict[str, Tensor], colour: Tensor) -> tuple[Tensor, Tensor]:
