@@ -29,7 +29,7 @@ from .draw import training_picture
 from .errors import FastDMTError
 from .evaluate import validate
 from .methods import METHODS
-from .model import Model
+from .model import Model, keep_origins
 from .observe import Observer
 
 WARMUP, UNBIASED = "warm-up", "unbiased"
@@ -63,7 +63,8 @@ class Trainer:
         self.device = torch.device(auto if cfg.device == "auto" else cfg.device)
         fastdmt_kernels.use(cfg.kernels)
         self.data: Data = open_data(cfg, self.console)
-        self.model, self.origins = Model.build(cfg, pretrained=self.saved is None)
+        self.model, origins = Model.build(cfg, pretrained=self.saved is None)
+        self.origins = keep_origins(cfg.run, origins, fresh=self.saved is None)
         self.model.to(self.device)
         self.method = METHODS[cfg.method](cfg.pseudo, cfg.model.probability)
         self.algorithm = DualMeanTeacherStep(
@@ -107,6 +108,9 @@ class Trainer:
 
     def _warm_up(self) -> None:
         total = self.stage_steps[WARMUP]
+        if total == 0:
+            self._begin_unbiased()
+            return self._save()
         loaders = [self._loader(self._batch_warmup, 0, seed=10 * self.cfg.seed + 1 + k) for k in range(2)]
         batches = [self._from(loader, self.done) for loader in loaders]
         self.observer.stage(WARMUP, total, self.done)
@@ -136,8 +140,8 @@ class Trainer:
     def _begin_unbiased(self) -> None:
         """Teachers and students start from each localizer's best warm-up epoch, with fresh optimizers."""
         for k, student in enumerate(self.model.students):
-            path = self.cfg.run / f"warmup-{'AB'[k]}.safetensors"
-            if path.is_file() and self.stage_steps[WARMUP]:
+            path = (self.cfg.warm_from or self.cfg.run) / f"warmup-{'AB'[k]}.safetensors"
+            if path.is_file() or self.cfg.warm_from:
                 student.load_state_dict(checkpoint.read_weights(path))
             self.model.teachers[k].load_state_dict(student.state_dict())
         self.optimizers = self._optimizers()
@@ -244,9 +248,9 @@ class Trainer:
 
     def _validate_warmup(self) -> None:
         values = {}
-        for k, student in enumerate(self.model.students):
+        scores = self._scores("student A", "student B")
+        for k, (student, score) in enumerate(zip(self.model.students, scores, strict=True)):
             name = "AB"[k]
-            score = self._score(f"student {name}")
             values[f"val_ciou_{name}"], values[f"val_auc_{name}"] = score["ciou"], score["auc"]
             if score["selection"] > self.best_warmup[k]:
                 self.best_warmup[k] = score["selection"]
@@ -254,22 +258,22 @@ class Trainer:
         self.observer.scalars(self.global_step, self.done, values)
 
     def _validate_teachers(self, batch: Batch) -> None:
-        score = self._score("teachers")
+        score, *others = self._scores("teachers", "A", "B", "students")
         values = {"val_ciou": score["ciou"], "val_auc": score["auc"]}
-        for source in ("A", "B", "students"):
-            values[f"val_ciou_{source}"] = self._score(source)["ciou"]
+        values |= {f"val_ciou_{name}": other["ciou"] for name, other in zip(("A", "B", "students"), others)}
         self.observer.scalars(self.global_step, self.done, values)
         self.observer.picture("maps", self.global_step, training_picture(self.model, batch))
         if score["selection"] > self.best:
             self.best = score["selection"]
             checkpoint.write_weights(self.cfg.run / "best.safetensors", self.model.tensors())
 
-    def _score(self, source: str) -> dict[str, float]:
+    def _scores(self, *sources: str) -> list[dict[str, float]]:
         """Validation CIoU@0.5 and AUC at the absolute threshold; `selection` breaks CIoU's ties by AUC."""
         if not self.data.validation:
-            return {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)}
-        score = validate(self.model, self.data.validation_batches(self.model.front_ends, self.device), source=source)
-        return score | {"selection": score["ciou"] + 1e-3 * score["auc"]}
+            return [{"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)} for _ in sources]
+        batches = self.data.validation_batches(self.model.front_ends, self.device)
+        scores = validate(self.model, batches, sources)
+        return [scores[s] | {"selection": scores[s]["ciou"] + 1e-3 * scores[s]["auc"]} for s in sources]
 
     # ------------------------------------------------------------------ state
 
@@ -360,7 +364,7 @@ class Trainer:
         # The supervised baseline gets as many steps as the methods that see unlabelled clips.
         unlabelled = max(1, optim.batch - self.cfg.batch_labelled)
         steps = optim.steps or math.ceil(optim.epochs * len(data.unlabelled) / unlabelled)
-        return {WARMUP: warmup if self.method.warms_up else 0, UNBIASED: steps}
+        return {WARMUP: warmup if self.method.warms_up and not self.cfg.warm_from else 0, UNBIASED: steps}
 
     def _eval_every(self, stage: str) -> int:
         if self.cfg.eval_every:
