@@ -302,11 +302,18 @@ def tune(clock: Clock, gpu: str) -> None:
     print(f"wrote {file}")
 
 
-def resources(target: str) -> list[dict]:
+KERNELS = {
+    "similarity_map": "similarity_", "mil_logits": "mil_", "consensus": "consensus_", "localization_loss": "loss_",
+    "ema_update": "ema_",
+}  # fmt: skip
+
+
+def resources(target: str, ops: list[str]) -> list[dict]:
     """Registers, spills and shared memory of every kernel, compiled for a GPU that need not be here."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT / "kernels")
-    command = [sys.executable, "-m", "fastdmt_kernels.aot", "--target", target]
+    chosen = [kernels for op, kernels in KERNELS.items() if not ops or op.startswith(tuple(ops))]
+    command = [sys.executable, "-m", "fastdmt_kernels.aot", "--target", target, "--kernels", *chosen]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         print(f"kernels were not compiled: {result.stderr.strip().splitlines()[-1]}")
@@ -364,7 +371,7 @@ def main() -> None:
             torch.cuda.empty_cache()
         rows.append(row)
         print(line(row), flush=True)
-    compiled = resources(arguments.target)
+    compiled = resources(arguments.target, arguments.op)
     print(f"\n{'kernel for ' + arguments.target:24}{'case':26}warps registers spilled shared B")
     for r in compiled:
         numbers = f"{r['warps']:5}{r.get('registers', 0):10}{r['spilled']:8}{r['shared']:9}"
