@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +94,8 @@ def frame_views(
     frames, boxes = crop_flip(frames, boxes, u, view.size)
     weak = normalise(frames)
     # Chosen on the host, so that the device is not asked which rows they are.
-    blurred = torch.from_numpy(np.flatnonzero(draws[:, COLUMNS.index("blur")] < BLUR_SHARE)).to(frames.device)
+    blurred = torch.from_numpy(np.flatnonzero(draws[:, COLUMNS.index("blur")] < BLUR_SHARE))
+    blurred = blurred.to(frames.device, non_blocking=True)
     strong = photometric(weak.contiguous(), u, blurred)
     return weak.to(dtype), strong.to(dtype, memory_format=torch.channels_last), boxes
 
@@ -136,9 +139,27 @@ def normalise(frames: Tensor) -> Tensor:
     return torch.addcmul(shift, rows.float(), scale).view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
+@lru_cache(maxsize=8)
 def _row(device: torch.device, width: int) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values, device=device).repeat(width) for values in (MEAN, STD))
+    constants = _constants(device)
+    mean, std = constants.mean.repeat(width), constants.std.repeat(width)
     return 1 / (255 * std), -mean / std
+
+
+class _Constants(NamedTuple):
+    mean: Tensor
+    std: Tensor
+    grey: Tensor
+    to_yiq: Tensor
+    from_yiq: Tensor
+
+
+@lru_cache(maxsize=8)
+def _constants(device: torch.device) -> _Constants:
+    """Put on the device once: making a tensor of numbers there would wait for it in every step."""
+    to_yiq = torch.tensor([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
+    tensors = (torch.tensor(MEAN), torch.tensor(STD), torch.tensor(GREY), to_yiq, torch.linalg.inv(to_yiq))
+    return _Constants(*(tensor.float().to(device) for tensor in tensors))
 
 
 def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
@@ -153,7 +174,7 @@ def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
     """
     n, _, size, _ = weak.shape
     device = weak.device
-    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    mean, std = _constants(device).mean, _constants(device).std
     matrix, offset = colour_transform(u, weak.mean(dim=(2, 3)) * std + mean)
     # y = M x + o of colours in 0..1, rewritten for normalised colours.
     offset = (torch.mv(matrix.view(-1, 3), mean).view(n, 3) + offset - mean) / std
@@ -181,12 +202,11 @@ def colour_transform(u: dict[str, Tensor], colour: Tensor) -> tuple[Tensor, Tens
         1 + on * JITTER * (2 * u[name] - 1) for name in ("brightness", "contrast", "saturation")
     )
     angle = on * (2 * math.pi * HUE) * (2 * u["hue"] - 1)
-    grey = torch.tensor(GREY, device=device)
+    grey = _constants(device).grey
     to_grey = grey.expand(3, 3)
-    to_yiq = torch.tensor([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], device=device)
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), dim=1).view(-1, 3, 3)
-    hue = torch.linalg.inv_ex(to_yiq)[0] @ turn @ to_yiq
+    hue = _constants(device).from_yiq @ turn @ _constants(device).to_yiq
     s = saturation[:, None, None]
     colours = hue @ (s * torch.eye(3, device=device) + (1 - s) * to_grey)
     colours = torch.where((u["grey"] < GREY_SHARE)[:, None, None], to_grey, colours)
