@@ -20,6 +20,7 @@ from .config import METHOD_NAMES, TrainConfig, require
 from .console import CONSOLE
 from .curves import write_curves
 from .model import load
+from .observe import write_hparams
 from .trainer import Trainer
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
@@ -90,6 +91,8 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
         "curves": curves(cfg.run),
     }
     done.write_text(json.dumps(row), encoding="utf-8")
+    settings = {"method": cfg.method, "localizer": cfg.model.localizer, "seed": cfg.seed}
+    write_hparams(cfg.run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
     return row
 
 

@@ -186,6 +186,8 @@ class TrainConfig:
     """Checkpoint every so many steps; 0: with each validation."""
     log_every: int = 10
     """Steps between two log lines; in between nothing waits for the device."""
+    logger: Literal["tensorboard", "wandb", "jsonl"] = "tensorboard"
+    """Beside metrics.jsonl, which is always written: TensorBoard, Weights & Biases where installed, or neither."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pseudo: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)

@@ -77,6 +77,7 @@ def export_run(run: Path, out: Path, card: bool = False, which: str = "best") ->
     cfg = dataclasses.replace(
         cfg,
         run=Path(out.name),
+        warm_from=None,
         data=dataclasses.replace(cfg.data, root=Path(cfg.data.root.name)),
         model=dataclasses.replace(cfg.model, **bare),
     )

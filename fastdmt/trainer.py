@@ -10,7 +10,7 @@ import gc
 import json
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +51,14 @@ class Trainer:
     Args:
         cfg: complete configuration; `cfg.run` is created, or resumed from with `cfg.resume`.
         console: where progress is drawn.
+        sinks: functions (step, stage, values) of one's own, called with everything that is logged.
 
     Raises:
         FastDMTError, DataError: bad input, each with the file and the mend.
     """
 
-    def __init__(self, cfg: TrainConfig, console: Console | None = None) -> None:
-        self.cfg, self.console = cfg, console or Console()
+    def __init__(self, cfg: TrainConfig, console: Console | None = None, sinks: Sequence[Callable] = ()) -> None:
+        self.cfg, self.console, self.sinks = cfg, console or Console(), sinks
         self.saved = self._open_run()
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(auto if cfg.device == "auto" else cfg.device)
@@ -89,7 +90,7 @@ class Trainer:
         if self.saved is not None:
             self._restore(*self.saved)
         step = self.global_step
-        self.observer = Observer(cfg.run, self.console, step)
+        self.observer = Observer(cfg.run, self.console, step, cfg.logger, self.sinks)
         self.data.write_splits(cfg.run)
         for line in (*self.data.summary, *self.origins, self._plan_line()):
             self.observer.say(line)
@@ -426,7 +427,7 @@ class _manual_gc:
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     """Settings that differ and would change the numbers, as "name: old -> new"."""
-    free = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root"}
+    free = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root", "logger"}
     out = []
     for key in old:
         if isinstance(old[key], dict):
