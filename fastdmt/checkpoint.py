@@ -165,11 +165,13 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+    """All tensors of a safetensors file, or the localizers' of a checkpoint's folder.
 
     Raises:
         FastDMTError: absent or damaged.
     """
+    if path.is_dir():
+        return load_tensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}

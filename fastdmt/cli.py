@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from .config import TrainConfig, load_config, preset
 from .errors import FastDMTError
 
 Positional = tyro.conf.Positional
+SuiteName = Literal["flickr", "vggss", "vggss-heard", "vggss-unheard", "flickr-extended", "vggss-extended"]
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,29 @@ class Eval:
     """Evaluate a run: every protocol of the field beside its cap and an audio-blind baseline; JSON and report.html."""
 
     run: Positional[Path]
-    """Run folder that `train` wrote."""
+    """Run folder that `train`, `import` or `export` wrote."""
     data: Path | None = None
     """Data folder; default: the run's."""
     list: str | None = None
     """List of ids (txt or csv) below the data folder or absolute; default: the run's test list."""
+    suite: SuiteName | None = None
+    """A test list of the literature, in a table with published figures; each row says its protocol."""
+    lists: Path | None = None
+    """Folder of the suite's official lists (for example vggss_test.csv); default: the data folder."""
     map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
     """Whose map."""
     shuffle_sound: bool = False
     """Give every frame another item's sound: a model that follows the sound must fall."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint."""
+    flip: bool = False
+    """Test-time option: average with the map of the mirrored frame."""
+    scales: tuple[float, ...] = ()
+    """Test-time option: average over these sizes of the frame, for example 0.75 1 1.25."""
+    object_guided: str | None = None
+    """Test-time option, EZ-VSL's: 0.4 map + 0.6 mean|ResNet-18 features|; `imagenet` or a ResNet-18 weight file."""
     out: Path | None = None
-    """Folder of the JSON and the report; default: RUN/eval."""
+    """Folder of the JSON and the report; default: RUN/eval, with a name of its own for a suite or an option."""
     batch: int = 64
     """Items a batch."""
     device: str = "cpu"
@@ -47,7 +59,7 @@ class Predict:
     """Localize in a person's own files: frame + sound, a folder in the field's layout, or videos."""
 
     run: Positional[Path]
-    """Run folder that `train` wrote."""
+    """Run folder that `train`, `import` or `export` wrote."""
     inputs: Positional[tuple[Path, ...]]
     """A frame followed by its sound, folders, or videos."""
     out: Path = Path("predictions")
@@ -79,6 +91,32 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Import:
+    """A checkpoint of another method as a run folder that eval and predict take; the file is never executed."""
+
+    method: Positional[Literal["ezvsl", "slavc", "lvs"]]
+    """Whose checkpoint."""
+    checkpoint: Positional[Path]
+    """What their training wrote, for example best.pth."""
+    out: Positional[Path]
+    """Folder to make."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The teachers of a run as one safetensors file with its config.json."""
+
+    run: Positional[Path]
+    """Run folder that `train` wrote."""
+    out: Positional[Path]
+    """Folder to make."""
+    hub_layout: bool = False
+    """Also README.md, a model card with the table of `eval`; files only, nothing is sent anywhere."""
+    weights: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+@dataclass(frozen=True)
 class DataDemo:
     """Write a small synthetic data set of real media files in the field's layout."""
 
@@ -90,6 +128,33 @@ class DataDemo:
     """Of these, training clips whose boxes may be used."""
     seed: int = 0
     """Same seed, same files."""
+
+
+@dataclass(frozen=True)
+class DataIndex:
+    """What of the official lists is on disk; the seeded 4,250/500/250 split; leaks dropped and counted.
+
+    Writes labelled.txt, train.txt, val.txt and test.csv where absent, missing.csv, and the label budgets 256 and 2,000.
+    """
+
+    root: Positional[Path]
+    """Data folder: frames/, audio/, and Annotations/ or vggss.json."""
+    dataset: Literal["flickr", "vggss"]
+    """Whose lists and boxes."""
+    lists: Path
+    """Folder of the official lists: flickr_sup_train.txt and flickr_test.csv, or vggss.json, and a training list."""
+    train_list: str | None = None
+    """Official training list; default: the 144k one, else the 10k one."""
+    seed: int = 0
+    """Draws the split; the same as train's --split-seed."""
+    labelled: int = 4250
+    """Clips whose boxes may be used."""
+    validation: int = 500
+    """Clips that choose the best step."""
+    test: int = 250
+    """Test clips to draw for vggss; flickr has an official list."""
+    force: bool = False
+    """Write the lists anew where they are there."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +209,11 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "eval": (Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
     "compare": (Compare, "compare:compare", "several methods, several seeds, one table"),
+    "import": (Import, "commands:import_checkpoint", "a checkpoint of EZ-VSL, SLAVC or LVS as a run"),
+    "export": (Export, "commands:export", "weights, settings and a model card in one folder"),
     "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
     "data demo": (DataDemo, "commands:data_demo", "make the demo's files"),
+    "data index": (DataIndex, "commands:data_index", "your files against the official lists; the split"),
     "data check": (DataCheck, "commands:data_check", "find broken files before a run does"),
     "data prepare": (DataPrepare, "commands:data_prepare", "videos or a large tree into what trains fast"),
     "data pack": (DataPack, "commands:data_pack", "tar shards with an index"),
@@ -211,6 +279,9 @@ def _flag(args: list[str], name: str) -> str | None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 checks failed, 2 bad input, 130 interrupted and saved."""
+    # A localizer of one's own (--localizer my_method:Class) lies where the command is given.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         run, config = parse(sys.argv[1:] if args is None else list(args))
         return run(config) or 0

@@ -6,25 +6,27 @@ import dataclasses
 import signal
 from pathlib import Path
 
-from rich.console import Console
-
+from fastdmt_loaders import AVDataset
 from fastdmt_loaders.check import check_root
 from fastdmt_loaders.demo import make_demo
 from fastdmt_loaders.pack import pack
 from fastdmt_loaders.prepare import prepare
 
 from . import cli
-from .config import TrainConfig
-from .data import bar, open_data, relocate, test_pairs
+from .config import TrainConfig, require
+from .console import CONSOLE, bar
+from .data import open_files, relocate, test_pairs, trained_ids
 from .distributed import World, start
 from .errors import FastDMTError
 from .evaluate import Result, evaluate
+from .index import index
 from .model import Model, load
 from .predict import predict
+from .release import export_run, facts_of, import_run
 from .report import write_report, write_strip
+from .suites import SUITES, SuiteResult, run_suite
+from .testtime import with_options
 from .trainer import Outcome, Trainer
-
-CONSOLE = Console()
 
 
 def train(cfg: TrainConfig) -> int:
@@ -34,7 +36,7 @@ def train(cfg: TrainConfig) -> int:
 
 def train_here(cfg: TrainConfig, world: World) -> int:
     """One process's part of `fastdmt train`. Exit code: 0, or 130 after Ctrl-C; a run that was told to end saved."""
-    outcome = Trainer(cfg, CONSOLE, world).run()
+    outcome = Trainer(cfg, CONSOLE, world=world).run()
     if outcome.interrupted:
         return 130 if outcome.signal == signal.SIGINT else 0
     return _trained(outcome) if world.first else 0
@@ -48,10 +50,31 @@ def _trained(outcome: Outcome) -> int:
 
 def evaluate_run(args: cli.Eval) -> int:
     """`fastdmt eval`."""
-    model = load(args.run, args.weights, args.device)
-    out = args.out or args.run / "eval"
-    result = evaluation(model, args.data, args.list, args.map, args.shuffle_sound, args.batch)
-    save_evaluation(model, result, out)
+    require(args.suite is None or args.list is None, "--suite names its own list; leave --list or --suite out")
+    require(args.lists is None or args.suite is not None, "--lists belongs to --suite; add --suite NAME")
+    model = with_options(load(args.run, args.weights, args.device), args.flip, args.scales, args.object_guided)
+    parts = [args.suite or "", *model.options] if args.suite or model.options else []
+    out = args.out or args.run / "eval" / "-".join(part.replace(" ", "-") for part in parts if part)
+    common = {"source": args.map, "shuffle_sound": args.shuffle_sound, "batch": args.batch}
+    if args.suite is None:
+        save_evaluation(model, evaluation(model, args.data, args.list, **common), out, args.weights)
+        return 0
+    cfg = relocate(model.cfg, args.data)
+    dataset = AVDataset(cfg.data.root, SUITES[args.suite].rule)
+    with bar(CONSOLE, "evaluating") as tick:
+        suite = run_suite(
+            model,
+            dataset,
+            args.suite,
+            lists=args.lists,
+            trained=trained_ids(args.run),
+            source=args.map,
+            shuffle_sound=args.shuffle_sound,
+            batch_size=args.batch,
+            device=model.device,
+            progress=tick,
+        )
+    save_evaluation(model, suite.result, out, args.weights, suite)
     return 0
 
 
@@ -64,28 +87,37 @@ def evaluation(
     batch: int = 64,
 ) -> Result:
     """Evaluate on a list of the data folder; the run's test list by default."""
-    cfg = dataclasses.replace(relocate(model.cfg, root), device=str(model.device))
-    data = open_data(cfg, CONSOLE)
-    pairs = test_pairs(data.dataset, data.split, cfg, list_name)
+    cfg = relocate(model.cfg, root)
+    dataset = open_files(cfg, CONSOLE)
+    pairs = test_pairs(dataset, cfg, list_name)
     with bar(CONSOLE, "evaluating") as tick:
         return evaluate(
             model,
-            data.dataset,
+            dataset,
             pairs,
             source=source,
             shuffle_sound=shuffle_sound,
             batch_size=batch,
             device=model.device,
+            name=Path(list_name or cfg.data.test_list).name,
             progress=tick,
         )
 
 
-def save_evaluation(model: Model, result: Result, out: Path) -> None:
+def save_evaluation(
+    model: Model, result: Result, out: Path, weights: str = "best", suite: SuiteResult | None = None
+) -> None:
     """Table on the terminal; JSON and report on disk."""
     out.mkdir(parents=True, exist_ok=True)
-    CONSOLE.print(result.table())
+    CONSOLE.print(suite.table() if suite else result.table())
     result.to_json(out / "metrics.json")
-    write_report(result, out / "report.html")
+    facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg.run)
+    if result.options:
+        facts["test-time options"] = ", ".join(result.options)
+    for line in suite.warnings if suite else ():
+        facts[f"note {len(facts)}"] = line
+    published = suite.rows() if suite else ()
+    write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
     write_strip(result, out / "strip.png")
     CONSOLE.print(f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}", soft_wrap=True)
 
@@ -125,6 +157,21 @@ def demo(cfg: TrainConfig) -> int:
     return 0
 
 
+def import_checkpoint(args: cli.Import) -> int:
+    """`fastdmt import`."""
+    for line in import_run(args.method, args.checkpoint, args.out):
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    CONSOLE.print(f"written: {args.out}; next: fastdmt eval {args.out} --data ROOT --suite vggss", soft_wrap=True)
+    return 0
+
+
+def export(args: cli.Export) -> int:
+    """`fastdmt export`."""
+    for path in export_run(args.run, args.out, args.hub_layout, args.weights):
+        CONSOLE.print(f"written: {path}", soft_wrap=True, highlight=False)
+    return 0
+
+
 def data_demo(args: cli.DataDemo) -> int:
     """`fastdmt data demo`."""
     if args.out.exists() and any(args.out.iterdir()):
@@ -134,6 +181,23 @@ def data_demo(args: cli.DataDemo) -> int:
     for line in made.notes:
         CONSOLE.print(line, soft_wrap=True)
     CONSOLE.print(f"written: {made.root}; next: fastdmt train --data {made.root}", soft_wrap=True)
+    return 0
+
+
+def data_index(args: cli.DataIndex) -> int:
+    """`fastdmt data index`."""
+    counts = (args.labelled, args.validation, args.test)
+    found = index(
+        args.root,
+        args.dataset,
+        args.lists,
+        seed=args.seed,
+        counts=counts,
+        train_list=args.train_list,
+        force=args.force,
+    )
+    for line in found.lines:
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

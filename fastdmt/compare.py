@@ -12,17 +12,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from . import cli
 from .commands import evaluation
 from .config import METHOD_NAMES, TrainConfig, require
+from .console import CONSOLE
 from .curves import write_curves
 from .model import load
+from .observe import write_hparams
 from .trainer import Trainer
 
-CONSOLE = Console()
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
 
 
@@ -35,17 +35,23 @@ def compare(args: cli.Compare) -> int:
     require(args.seeds >= 1, "--seeds must be at least 1")
     root = args.train.run if args.train.run != TrainConfig().run else Path("runs/compare")
     rows: dict[str, list[dict[str, Any]]] = {}
+    warmed: dict[tuple[str, int], Path] = {}
     for seed in range(args.train.seed, args.train.seed + args.seeds):
         for localizer in localizers:
             for method in methods:
                 name = method if len(localizers) == 1 else f"{localizer} {method}"
+                run = root / f"{localizer}-{method}-{seed}"
                 cfg = dataclasses.replace(
                     args.train,
                     method=method,
                     seed=seed,
-                    run=root / f"{localizer}-{method}-{seed}",
+                    run=run,
+                    # Stage 1 is the same for every method that has one: the first of them runs it for all.
+                    warm_from=None if method == "self-supervised" else warmed.get((localizer, seed)),
                     model=dataclasses.replace(args.train.model, localizer=localizer),
                 )
+                if method != "self-supervised":
+                    warmed.setdefault((localizer, seed), run)
                 row = one_run(cfg, args.split)
                 if row is None:
                     CONSOLE.print("stopped; the same command goes on where it stopped")
@@ -85,6 +91,8 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
         "curves": curves(cfg.run),
     }
     done.write_text(json.dumps(row), encoding="utf-8")
+    settings = {"method": cfg.method, "localizer": cfg.model.localizer, "seed": cfg.seed}
+    write_hparams(cfg.run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
     return row
 
 

@@ -19,11 +19,21 @@ from .errors import FastDMTError
 
 MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
 METHOD_NAMES = get_args(MethodName)
-LocalizerName = Literal["dmt", "ezvsl", "lvs", "slavc"]
+LOCALIZER_NAMES = ("dmt", "ezvsl", "lvs", "slavc")
 VisualName = Literal["resnet18", "resnet50", "vgg16", "small"]
 AudioName = Literal[
     "vggish", "soundnet8", "soundnet8-conv8", "spectrogram", "spectrogram-s16", "small-logmel", "small-spectrogram"
 ]
+
+FRONT_END_OF: dict[str, str] = {
+    "vggish": "logmel",
+    "soundnet8": "waveform",
+    "soundnet8-conv8": "waveform",
+    "spectrogram": "spectrogram",
+    "spectrogram-s16": "spectrogram",
+    "small-logmel": "logmel",
+    "small-spectrogram": "spectrogram",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ class DataConfig:
 class ModelConfig:
     """The localizers. A and B share the visual architecture and differ in their ears (section 2) and their seeds."""
 
-    localizer: LocalizerName = "dmt"
-    """Whose map and contrastive loss: DMT's own (EZ-VSL's loss), or EZ-VSL, LVS, SLAVC wrapped unchanged."""
+    localizer: str = "dmt"
+    """Whose map and contrastive loss: dmt (EZ-VSL's loss), ezvsl, lvs, slavc, or package.module:Class of your own."""
     visual: VisualName = "resnet18"
     """Visual encoder; standard parameter names, so public weight files load."""
     output_stride: Literal[16, 32] = 16
@@ -202,6 +212,8 @@ class TrainConfig:
     """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
     resume: bool = False
     """Go on from the run folder's last checkpoint, to the same numbers."""
+    warm_from: Path | None = None
+    """Run whose warmed-up localizers begin stage 2; stage 1 is skipped. Warm up once, then try several stages 2."""
     seed: int = 0
     """Everything random follows from it: splits, order, augmentation, initialisation."""
     device: str = "auto"
@@ -214,6 +226,8 @@ class TrainConfig:
     """Checkpoint every so many steps; 0: with each validation."""
     log_every: int = 10
     """Steps between two log lines; in between nothing waits for the device."""
+    logger: Literal["tensorboard", "wandb", "jsonl"] = "tensorboard"
+    """Beside metrics.jsonl, which is always written: TensorBoard, Weights & Biases where installed, or neither."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pseudo: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
@@ -221,6 +235,11 @@ class TrainConfig:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
 
     def __post_init__(self) -> None:
+        require(
+            self.model.localizer in LOCALIZER_NAMES or ":" in self.model.localizer,
+            f"--localizer {self.model.localizer!r} is unknown: choose one of {', '.join(LOCALIZER_NAMES)}, "
+            "or give package.module:Class",
+        )
         require(0 < self.pseudo.delta < 1, "--delta must lie between 0 and 1")
         require(0 <= self.pseudo.tau <= 1, "--tau must lie in 0..1 (it is an IoU)")
         require(
@@ -254,9 +273,7 @@ class TrainConfig:
     @property
     def front_ends(self) -> tuple[str, str]:
         """Sound front-end of localizer A and of B."""
-        from_encoder = {"vggish": "logmel", "soundnet8": "waveform", "spectrogram": "spectrogram"}
-        from_encoder |= {"small-logmel": "logmel", "small-spectrogram": "spectrogram"}
-        return from_encoder[self.model.audio_a], from_encoder[self.model.audio_b]
+        return FRONT_END_OF[self.model.audio_a], FRONT_END_OF[self.model.audio_b]
 
 
 def require(condition: bool, message: str) -> None:
@@ -339,8 +356,8 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         if cls is TrainConfig and name in groups:
             value = _build(groups[name], value)
-        elif name in ("root", "run"):
-            value = Path(value)
+        elif name in ("root", "run", "warm_from"):
+            value = None if value is None else Path(value)
         elif name == "affine_init":
             value = tuple(value)
         out[name] = value

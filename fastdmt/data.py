@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastdmt_loaders import AVDataset, EvalBatch, Pair, Split, View, eval_batches, make_split, read_pairs
 from fastdmt_loaders.demo import make_demo
 
 from .config import TrainConfig, require
+from .console import bar
+from .errors import FastDMTError
 
 MAX_BOXES = 8  # boxes an item keeps: VGG-SS names every sounding object of the frame
 RESIDENT = 1024  # validation items kept decoded between two validations
@@ -71,17 +72,23 @@ class Data:
             (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
+def open_files(cfg: TrainConfig, console: Console) -> AVDataset:
+    """The data folder; the demo's is made when the preset is `demo` and it does not exist. Raises DataError."""
+    root = cfg.data.root
+    if cfg.preset == "demo" and not root.exists():
+        with bar(console, f"making the demo's files in {root}") as tick:
+            make_demo(root, progress=tick)
+    return AVDataset(root, cfg.data.annotations)
+
+
 def open_data(cfg: TrainConfig, console: Console) -> Data:
-    """Open `cfg.data.root`; the demo's folder is made when the preset is `demo` and it does not exist.
+    """Open `cfg.data.root` and give every id its role.
 
     Raises:
         DataError, FastDMTError: no folder, an empty list, an id without a file, no labels.
     """
     root = cfg.data.root
-    if cfg.preset == "demo" and not root.exists():
-        with bar(console, f"making the demo's files in {root}") as tick:
-            make_demo(root, progress=tick)
-    dataset = AVDataset(root, cfg.data.annotations)
+    dataset = open_files(cfg, console)
     names = {
         "train": cfg.data.train_list,
         "labelled": cfg.data.labelled_list,
@@ -105,31 +112,33 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
     return Data(dataset, split, cfg, summary)
 
 
-def test_pairs(dataset: AVDataset, split: Split, cfg: TrainConfig, name: str | None) -> list[Pair]:
-    """Pairs of a list below the data folder or anywhere; default: the run's test items."""
-    if name is None:
-        path = dataset.root / cfg.data.test_list
-        return read_pairs(path) if path.is_file() else [Pair(i, i, True) for i in split.test]
-    path = dataset.root / name
-    return read_pairs(path if path.is_file() else Path(name))
+def test_pairs(dataset: AVDataset, cfg: TrainConfig, name: str | None = None) -> list[Pair]:
+    """Pairs of a list, below the data folder or anywhere else; by default the run's test items.
+
+    Raises:
+        DataError: no such list.
+        FastDMTError: neither the data folder nor the run names test items.
+    """
+    if name is not None:
+        path = dataset.root / name
+        return read_pairs(path if path.is_file() else Path(name))
+    drawn = cfg.run / "lists" / "test.txt"
+    for path in (dataset.root / cfg.data.test_list, drawn):
+        if path.is_file():
+            return read_pairs(path)
+    raise FastDMTError(f"neither {dataset.root / cfg.data.test_list} nor {drawn} exists; give --list FILE or --suite")
 
 
-class bar:
-    """A progress bar as a `progress(done, total)` callback, for whatever takes long."""
-
-    def __init__(self, console: Console, text: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.task = self.progress.add_task(text, total=None)
-
-    def __enter__(self):
-        self.progress.start()
-        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
-
-    def __exit__(self, *exc) -> None:
-        self.progress.stop()
+def trained_ids(run: Path) -> list[str]:
+    """Every id that a run was trained on; none for a run that was not trained here."""
+    lists = (run / "lists" / f"{name}.txt" for name in ("train_labelled", "train_unlabelled"))
+    return [i for path in lists if path.is_file() for i in path.read_text(encoding="utf-8").split()]
 
 
 def relocate(cfg: TrainConfig, root: Path | None) -> TrainConfig:
-    """The same run on another machine's folder."""
-    return cfg if root is None else replace(cfg, data=replace(cfg.data, root=root))
+    """The same run on another folder, with that folder's boxes where it has none of the run's kind."""
+    if root is None:
+        return cfg
+    there = {"flickr": (root / "Annotations").is_dir(), "vggss": (root / "vggss.json").is_file()}
+    kind = cfg.data.annotations if there.get(cfg.data.annotations, True) else "auto"
+    return replace(cfg, data=replace(cfg.data, root=root, annotations=kind))

@@ -45,6 +45,7 @@ class Result:
         shuffled: every frame had another item's sound.
         name: of the list, for titles.
         pictures: the items that the report draws.
+        options: test-time options that were on, for titles.
     """
 
     pairs: list[Pair]
@@ -53,6 +54,12 @@ class Result:
     shuffled: bool = False
     name: str = ""
     pictures: list[pictures.Picture] = field(default_factory=list)
+    options: tuple[str, ...] = ()
+
+    @property
+    def map(self) -> str:
+        """Whose map and with which test-time options, in words."""
+        return " + ".join((self.source, *self.options))
 
     @property
     def sounding(self) -> np.ndarray:
@@ -114,7 +121,7 @@ class Result:
         other = "other_ciou" in s["absolute"]
         n = max(1, s["sounding"])
         what = "every frame with another item's sound" if self.shuffled else "own sounds"
-        title = f"{self.name + ': ' if self.name else ''}{s['sounding']} sounding items, map: {self.source}, {what}"
+        title = f"{self.name + ': ' if self.name else ''}{s['sounding']} sounding items, map: {self.map}, {what}"
         main = Table(title=title, title_justify="left", caption_justify="left")
         for column in ("threshold", "CIoU@0.5", "AUC", "cap", "blind disc"):
             main.add_column(column, justify="left" if column == "threshold" else "right", no_wrap=True)
@@ -160,7 +167,8 @@ class Result:
         for i, pair in enumerate(self.pairs):
             values = {key: None if np.isnan(v[i]) else float(v[i]) for key, v in self.arrays.items()}
             items.append({"video": pair.video, "audio": pair.audio, "sounding": pair.sounding, **values})
-        protocol = {"map": self.source, "shuffled_sounds": self.shuffled, "size": SIZE, "thresholds": list(RULES)}
+        protocol = {"map": self.source, "options": list(self.options), "shuffled_sounds": self.shuffled}
+        protocol |= {"size": SIZE, "thresholds": list(RULES)}
         content = {"list": self.name, "protocol": protocol, "summary": self.summary, "items": items}
         write_json(Path(path), content)
 
@@ -201,15 +209,37 @@ def view_of(model) -> View:
     return View(size=model.size, front_ends=model.front_ends, seconds=seconds, augment=False, audio_augment="none")
 
 
-def validate(model, batches: Iterable[EvalBatch], source: str = "teachers") -> dict[str, float]:
-    """CIoU@0.5 and AUC at the absolute threshold, 0..1: the cheap part of `evaluate`, for use while training."""
-    values = []
+PARTS = {
+    "teachers": ("A", "B"),
+    "A": ("A",),
+    "B": ("B",),
+    "students": ("student A", "student B"),
+    "student A": ("student A",),
+    "student B": ("student B",),
+}  # whose mean each map is
+
+
+def validate(
+    model, batches: Iterable[EvalBatch], sources: Sequence[str] = ("teachers",)
+) -> dict[str, dict[str, float]]:
+    """CIoU@0.5 and AUC at the absolute threshold, 0..1: the cheap part of `evaluate`, for use while training.
+
+    Args:
+        sources: keys of PARTS; every localizer runs once however many maps it is part of.
+
+    Returns:
+        source -> {"ciou", "auc"}.
+    """
+    values: dict[str, list[Tensor]] = {source: [] for source in sources}
+    parts = dict.fromkeys(part for source in sources for part in PARTS[source])
     for batch in batches:
         truth = truths(batch).to(batch.frames.device)
-        p = model.maps(batch.frames, batch.sound, source, SIZE)
-        values.append(metrics.ciou(metrics.binarise(p, "absolute"), truth))
-    ciou = torch.cat(values).cpu().numpy() if values else np.zeros(0)
-    return {"ciou": metrics.success(ciou), "auc": metrics.auc(ciou)}
+        maps = {part: model.maps(batch.frames, batch.sound, part, SIZE) for part in parts}
+        for source in sources:
+            p = torch.stack([maps[part] for part in PARTS[source]]).mean(0)
+            values[source].append(metrics.ciou(metrics.binarise(p, "absolute"), truth))
+    found = {source: torch.cat(v).cpu().numpy() if v else np.zeros(0) for source, v in values.items()}
+    return {source: {"ciou": metrics.success(c), "auc": metrics.auc(c)} for source, c in found.items()}
 
 
 @torch.no_grad()
@@ -232,7 +262,7 @@ def evaluate(
 
     Args:
         model: `.maps(frames, sound, source, size) -> P`, `.cosines(frames, sound, source) -> [S, ...]`, `.size`,
-            `.front_ends`, `.cfg.data.seconds`, `.device`.
+            `.front_ends`, `.cfg.data.seconds`, `.device`; perhaps `.options`, see `fastdmt.testtime`.
         dataset: `AVDataset` that holds the items.
         pairs: the items; those that do not sound are measured by confidence alone.
         source: whose map, see `fastdmt.model.SOURCES`.
@@ -285,6 +315,7 @@ def evaluate(
     for batch, rows in read(rest):
         table.put(rows, measure.item(batch, batch.sound, None))
     result = Result(list(pairs), table.columns, source, shuffle_sound, name)
+    result.options = getattr(model, "options", ())
     chosen = pictures.choose(result.arrays, result.sounding, examples, seed)
     shown = list(pairs)
     if shuffle_sound:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from .localizer import Localizer, build_localizer
 from .parallel import assign
 from .weights import load_weights
 
+RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
+ORIGINS = "origins.json"
 SOURCES = ("teachers", "A", "B", "intersection", "students", "student A", "student B")
 
 
@@ -97,6 +101,8 @@ class Model:
             FastDMTError: names or shapes are another model's; the first differences are listed.
         """
         mine = self.tensors()
+        if not any(key.startswith("students.") for key in tensors):  # a released model: its students are its teachers
+            tensors = tensors | {f"students{k.removeprefix('teachers')}": v for k, v in tensors.items()}
         wrong = sorted(set(mine) ^ set(tensors))
         wrong += [k for k in sorted(set(mine) & set(tensors)) if mine[k].shape != tensors[k].shape]
         if wrong:
@@ -192,7 +198,7 @@ def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu
     """The model of a run folder.
 
     Args:
-        run: folder that `fastdmt train` wrote.
+        run: folder that `fastdmt train`, `export` or `import` wrote.
         which: "best" by validation, or "last".
         device: where it shall live.
 
@@ -200,11 +206,29 @@ def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu
         FastDMTError: not a run, nothing trained yet, damaged, or of another model.
     """
     run = Path(run)
-    cfg = load_config(run)
-    path = run / "best.safetensors"
-    if which == "last" or not path.is_file():
-        path = checkpoint.last_folder(run)
-        require(path is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
+    cfg = dataclasses.replace(load_config(run), run=run)
+    path = weights_file(run, which)
     model, _ = Model.build(cfg, pretrained=False)
-    model.load_tensors(checkpoint.load_tensors(path) if path.is_dir() else checkpoint.read_weights(path), path)
+    model.load_tensors(checkpoint.read_weights(path), path)
     return model.to(device)
+
+
+def weights_file(run: Path, which: str = "best") -> Path:
+    """Where a run, or what `export` and `import` wrote, keeps its weights. Raises FastDMTError: nowhere yet."""
+    best, released = run / "best.safetensors", run / RELEASED
+    if which == "best" and best.is_file():
+        return best
+    last = checkpoint.last_folder(run)
+    if last is None and released.is_file():
+        return released
+    require(last is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
+    return last
+
+
+def keep_origins(run: Path, lines: list[str], fresh: bool = True) -> list[str]:
+    """Which weights each encoder began with: written beside a fresh run, read again by a resumed one."""
+    path = run / ORIGINS
+    if fresh or not path.is_file():
+        path.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+        return lines
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ def write_report(
     summary = result.summary
     heard = "every frame with another item's sound" if result.shuffled else "each frame with its own sound"
     silent = summary["items"] - summary["sounding"]
-    subtitle = [result.name, f"{summary['sounding']:,} sounding items", heard, f"map: {result.source}"]
+    subtitle = [result.name, f"{summary['sounding']:,} sounding items", heard, f"map: {result.map}"]
     subtitle.insert(2, f"{silent:,} without a source" if silent else "")
     level = result.pictures[0].level if result.pictures else 0.5
     page = Template(resources.files("fastdmt").joinpath("templates/report.html").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from .config import TrainConfig, load_config, require, to_dict
 from .errors import FastDMTError
 
 # Where and how a run happens; its numbers do not depend on these. Of the group `scale` a few count.
-FREE = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root"}
+FREE = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root", "logger"}
 SCALE_COUNTS = {"amp", "tf32", "sync_bn", "optimizer", "accumulate"}
 
 

@@ -123,8 +123,12 @@ class SuiteResult:
             others = [row for row in SUITES[self.name].published if row.protocol == protocol]
             out += [(row.method, f"{row.ciou:.2f}", ", ".join(filter(None, (protocol, row.note)))) for row in others]
             out += [
-                (who, f"{100 * summary[rule][f'{k}ciou']:.2f} (AUC {100 * summary[rule][f'{k}auc']:.2f})", protocol)
-                for k, who in (("", "ours"), ("blind_", "blind disc"), ("cap_", "attainable cap"))
+                (who, f"{100 * summary[rule][f'{k}ciou']:.2f} (AUC {100 * summary[rule][f'{k}auc']:.2f})", note)
+                for k, who, note in (
+                    ("", "ours", ", ".join((protocol, *self.result.options))),
+                    ("blind_", "blind disc", protocol),
+                    ("cap_", "attainable cap", protocol),
+                )
             ]
         return out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .draw import training_picture
 from .evaluate import validate
 from .faults import BadSteps
 from .methods import METHODS
-from .model import Model
+from .model import Model, keep_origins
 from .observe import Observer, Silent
 from .parallel import Parallel, full
 from .precision import compile_step, precision
@@ -59,13 +59,21 @@ class Trainer:
         cfg: complete configuration; `cfg.run` is created, or resumed from with `cfg.resume`.
         console: where progress is drawn.
         world: this process among the others; None: alone, or what a launcher says.
+        sinks: functions (step, stage, values) of one's own, called with everything that is logged.
 
     Raises:
         FastDMTError, DataError: bad input, each with the file and the mend.
     """
 
-    def __init__(self, cfg: TrainConfig, console: Console | None = None, world: World | None = None) -> None:
-        self.world = world or join(cfg)
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        console: Console | None = None,
+        sinks: Sequence[Callable] = (),
+        *,
+        world: World | None = None,
+    ) -> None:
+        self.world, self.sinks = world or join(cfg), sinks
         self.console = (console or Console()) if self.world.first else Console(file=open(os.devnull, "w"))
         with self.world.one_by_one():
             self.cfg = cfg = open_run(cfg, self.world.first)
@@ -75,7 +83,9 @@ class Trainer:
         fastdmt_kernels.use(cfg.kernels)
         self.method = METHODS[cfg.method](cfg.pseudo, cfg.model.probability)
         self._check_batches()
-        self.model, self.origins = Model.build(cfg, pretrained=self.last is None)
+        self.model, origins = Model.build(cfg, pretrained=self.last is None)
+        with self.world.one_by_one():
+            self.origins = keep_origins(cfg.run, origins, fresh=self.last is None and self.world.first)
         self.model.to(self.device)
         for student in self.model.students:
             student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
@@ -109,8 +119,9 @@ class Trainer:
         self.saver = checkpoint.Saver(cfg.run, cfg.scale.keep, self.world)
         if self.last is not None:
             self._restore(self.last)
-        self.observer = Observer(cfg.run, self.console, self.global_step) if self.world.first else Silent()
+        self.observer = Silent()
         if self.world.first:
+            self.observer = Observer(cfg.run, self.console, self.global_step, cfg.logger, self.sinks)
             self.data.write_splits(cfg.run)
         for line in (*self.data.summary, *self.origins, self._plan_line()):
             self.observer.say(line)
@@ -130,6 +141,9 @@ class Trainer:
 
     def _warm_up(self) -> None:
         total = self.stage_steps[WARMUP]
+        if total == 0:
+            self._begin_unbiased()
+            return self._save()
         loaders = [self._loader(self._batch_warmup, 0, seed=10 * self.cfg.seed + 1 + k) for k in range(2)]
         batches = [self._from(loader) for loader in loaders]
         self.observer.stage(WARMUP, total, self.done)
@@ -170,8 +184,8 @@ class Trainer:
         self.world.broadcast(None)  # rank 0 has written the files
         self.parallel.reshard()
         for k, student in enumerate(self.model.students):
-            path = self.cfg.run / f"warmup-{'AB'[k]}.safetensors"
-            if path.is_file() and self.stage_steps[WARMUP]:
+            path = (self.cfg.warm_from or self.cfg.run) / f"warmup-{'AB'[k]}.safetensors"
+            if path.is_file() or self.cfg.warm_from:
                 self.model.load_part(f"students.{k}", checkpoint.read_weights(path))
             self.model.teachers[k].load_state_dict(student.state_dict())
         self._new_optimizers()
@@ -346,15 +360,14 @@ class Trainer:
                     targets[name].copy_(value)
         scores = None
         if self.world.first:
-            scores = {source: self._score(source) for source in sources}
+            scores = self._validated(self._gathered(), sources)
         return self.world.broadcast(scores)
 
-    def _score(self, source: str) -> dict[str, float]:
+    def _validated(self, model: Model, sources: tuple[str, ...]) -> dict[str, dict[str, float]]:
         if not self.data.validation:
-            return {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)}
-        model = self._gathered()
-        score = validate(model, self.data.validation_batches(model.front_ends, self.device), source=source)
-        return score | {"selection": score["ciou"] + 1e-3 * score["auc"]}
+            return {source: {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)} for source in sources}
+        scores = validate(model, self.data.validation_batches(model.front_ends, self.device), sources)
+        return {s: scores[s] | {"selection": scores[s]["ciou"] + 1e-3 * scores[s]["auc"]} for s in sources}
 
     # ------------------------------------------------------------------ state
 
@@ -457,7 +470,7 @@ class Trainer:
         # The supervised baseline gets as many steps as the methods that see unlabelled clips.
         unlabelled = max(1, optim.batch - self.cfg.batch_labelled)
         steps = optim.steps or math.ceil(optim.epochs * len(data.unlabelled) / unlabelled)
-        return {WARMUP: warmup if self.method.warms_up else 0, UNBIASED: steps}
+        return {WARMUP: warmup if self.method.warms_up and not self.cfg.warm_from else 0, UNBIASED: steps}
 
     def _eval_every(self, stage: str) -> int:
         if self.cfg.eval_every:

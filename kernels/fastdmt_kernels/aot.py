@@ -103,7 +103,7 @@ def nvidia_resources(ptx: str, arch: int) -> dict[str, int]:
     return {"registers": int(re.search(r"Used (\d+) registers", report).group(1)), "spilled": spilled}
 
 
-def compile_all(target: str, gpu: str, every: bool) -> Iterator[dict]:
+def compile_all(target: str, gpu: str, every: bool, kernels: tuple[str, ...] = ("",)) -> Iterator[dict]:
     """A row for each case: kernel, case, warps, shared memory, and on NVIDIA registers and bytes spilled."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -114,6 +114,10 @@ def compile_all(target: str, gpu: str, every: bool) -> Iterator[dict]:
         with tuning.pretending(gpu), backend.recording() as calls:
             call()
         for kernel, args, options in calls:
+            if not kernel.__name__.startswith(kernels):
+                continue
+            if hip and options.get("PRECISION") == "tf32x3":
+                options = {**options, "PRECISION": "ieee"}  # as mil_logits does there
             launch = {key: options[key] for key in ("num_warps", "num_stages") if key in options}
             compiled = triton.compile(source(kernel, args, options), target=machine, options=launch)
             text = compiled.asm["amdgcn" if hip else "ptx"]
@@ -122,7 +126,8 @@ def compile_all(target: str, gpu: str, every: bool) -> Iterator[dict]:
             row["tensor_core"] = sorted(set(TENSOR_CORE.findall(text)))
             row["widest_load"] = max((int(n) for n in re.findall(r"ld\.global\S*\.v(\d)\.\w+", text)), default=1)
             if hip:
-                row["spilled"] = sum(int(n) for n in re.findall(r"[sv]gpr_spill_count:\s*(\d+)", text))
+                # Scalar registers spill into vector ones, not into memory.
+                row["spilled"] = sum(int(n) for n in re.findall(r"vgpr_spill_count:\s*(\d+)", text))
             else:
                 row |= nvidia_resources(text, machine.arch)
             yield row
@@ -133,11 +138,12 @@ def main() -> None:
     parser.add_argument("--target", nargs="+", default=["sm_90"], help="any of sm_80 sm_90 sm_100 gfx942")
     parser.add_argument("--gpu", default="", help="name of the GPU whose shipped configuration is compiled")
     parser.add_argument("--every", action="store_true", help="every type, layout and size, not one of each kernel")
+    parser.add_argument("--kernels", nargs="+", default=[""], help="beginnings of their names; all when not given")
     arguments = parser.parse_args()
     if backend.triton is None or backend.INTERPRET:
         raise SystemExit("error: needs Triton and no TRITON_INTERPRET")
     for target in arguments.target:
-        for row in compile_all(target, arguments.gpu, arguments.every):
+        for row in compile_all(target, arguments.gpu, arguments.every, tuple(arguments.kernels)):
             print(json.dumps(row), flush=True)
 
 

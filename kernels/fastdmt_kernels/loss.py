@@ -90,7 +90,9 @@ def loss_forward(
             e = tl.exp(-tl.abs(z))
             loss += tl.where(counts, tl.maximum(z, 0.0) - z * g + log1p(e), 0.0)
             if GRAD:
-                slope = tl.where(counts, tl.where(z >= 0.0, 1.0, e) / (1.0 + e) - g, 0.0)
+                # sigmoid(z) - G, written so that a confident and right pixel keeps its small gradient's digits.
+                rest = e / (1.0 + e)
+                slope = tl.where(counts, tl.where(z >= 0.0, (1.0 - g) - rest, rest - g), 0.0)
                 upper += (1.0 - t) * slope
                 lower += t * slope
         if GRAD:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ BLUR_SIGMA = (0.1, 2.0)  # pixels at 224, scaled with the size
 ERASE_AREA, ERASE_RATIO = (0.02, 0.2), (0.3, 3.3)
 GAIN_DB = 6.0
 BAND_HZ, BAND_OCTAVES = (100.0, 6000.0), 1.0
-SOUND_CHUNK = 16
+CPU_CHUNK = 16
 
 # One uniform number in [0, 1) per row and column.
 COLUMNS = (
@@ -52,36 +54,50 @@ def apply(raw: RawBatch, draws: np.ndarray, view: View, ids: list[str], dtype: t
         ids: N ids, passed on.
         dtype: of the frames; sound stays fp32.
     """
-    device, size = raw.frames.device, view.size
+    device, n = raw.frames.device, len(raw.frames)
     table = torch.from_numpy(draws).to(device, non_blocking=True)
-    u = {name: table[:, column] for column, name in enumerate(COLUMNS)}
-    boxes = raw.boxes * raw.frames.shape[-1]
-    if view.augment:
-        frames, boxes = crop_flip(raw.frames, boxes, u, size)
-        weak = normalise(frames)
-        blurred = torch.from_numpy(np.flatnonzero(draws[:, COLUMNS.index("blur")] < BLUR_SHARE)).to(device)
-        strong = photometric(weak.contiguous(), u, blurred).to(dtype, memory_format=torch.channels_last)
-    else:
-        weak = strong = normalise(raw.frames)
-    weak = weak.to(dtype)
-    sound = raw.sound | front_ends(raw.pcm, [name for name in view.front_ends if name not in raw.sound])
-    sound_strong = sound
-    if view.audio_augment != "none":
-        # On a CPU small temporaries stay in the allocator's memory; large ones are paid for in page faults.
-        chunk = SOUND_CHUNK if device.type == "cpu" else len(table)
-        parts = []
-        for start in range(0, len(table), chunk):
-            rows = slice(start, start + chunk)
-            own = {name: values[rows] for name, values in u.items()}
+    # On a CPU small temporaries stay in the allocator's memory; large ones are paid for in page faults (2.5 times as
+    # long for 64 frames of 224).
+    chunk = CPU_CHUNK if device.type == "cpu" else n
+    weak, strong, boxes, varied = [], [], [], []
+    for start in range(0, n, chunk):
+        rows = slice(start, start + chunk)
+        u = {name: table[rows, column] for column, name in enumerate(COLUMNS)}
+        for own, part in zip((weak, strong, boxes), frame_views(raw, rows, draws[rows], u, view, dtype)):
+            own.append(part)
+        if view.audio_augment != "none":
             full = view.audio_augment == "full"
-            changed = {rate: vary_sound(pcm[rows], rate, own, full) for rate, pcm in raw.pcm.items()}
-            parts.append(front_ends(changed, view.front_ends))
-        sound_strong = {name: torch.cat([part[name] for part in parts]) for name in view.front_ends}
+            changed = {rate: vary_sound(pcm[rows], rate, u, full) for rate, pcm in raw.pcm.items()}
+            varied.append(front_ends(changed, view.front_ends))
+    sound = raw.sound | front_ends(raw.pcm, [name for name in view.front_ends if name not in raw.sound])
+    sound_strong = {name: _join([part[name] for part in varied]) for name in view.front_ends} if varied else sound
+    frames_weak = _join(weak)
+    frames_strong = _join(strong) if view.augment else frames_weak
     index = torch.from_numpy(raw.index).to(device, non_blocking=True)
     return Batch(
-        weak, strong if view.augment else weak, sound, sound_strong, boxes, raw.known, raw.labelled, ids, index,
-        raw.step,
-    )  # fmt: skip
+        frames_weak, frames_strong, sound, sound_strong, _join(boxes), raw.known, raw.labelled, ids, index, raw.step
+    )
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def frame_views(
+    raw: RawBatch, rows: slice, draws: np.ndarray, u: dict[str, Tensor], view: View, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weak view, strong view [n, 3, S, S] and boxes [n, K, 4] in pixels of some rows; `draws` and `u` are theirs."""
+    frames, boxes = raw.frames[rows], raw.boxes[rows] * raw.frames.shape[-1]
+    if not view.augment:
+        weak = normalise(frames).to(dtype)
+        return weak, weak, boxes
+    frames, boxes = crop_flip(frames, boxes, u, view.size)
+    weak = normalise(frames)
+    # Chosen on the host, so that the device is not asked which rows they are.
+    blurred = torch.from_numpy(np.flatnonzero(draws[:, COLUMNS.index("blur")] < BLUR_SHARE))
+    blurred = blurred.to(frames.device, non_blocking=True)
+    strong = photometric(weak.contiguous(), u, blurred)
+    return weak.to(dtype), strong.to(dtype, memory_format=torch.channels_last), boxes
 
 
 def front_ends(pcm: dict[int, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
@@ -123,9 +139,27 @@ def normalise(frames: Tensor) -> Tensor:
     return torch.addcmul(shift, rows.float(), scale).view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
+@lru_cache(maxsize=8)
 def _row(device: torch.device, width: int) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values, device=device).repeat(width) for values in (MEAN, STD))
+    constants = _constants(device)
+    mean, std = constants.mean.repeat(width), constants.std.repeat(width)
     return 1 / (255 * std), -mean / std
+
+
+class _Constants(NamedTuple):
+    mean: Tensor
+    std: Tensor
+    grey: Tensor
+    to_yiq: Tensor
+    from_yiq: Tensor
+
+
+@lru_cache(maxsize=8)
+def _constants(device: torch.device) -> _Constants:
+    """Put on the device once: making a tensor of numbers there would wait for it in every step."""
+    to_yiq = torch.tensor([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
+    tensors = (torch.tensor(MEAN), torch.tensor(STD), torch.tensor(GREY), to_yiq, torch.linalg.inv(to_yiq))
+    return _Constants(*(tensor.float().to(device) for tensor in tensors))
 
 
 def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
@@ -140,20 +174,20 @@ def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
     """
     n, _, size, _ = weak.shape
     device = weak.device
-    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    mean, std = _constants(device).mean, _constants(device).std
     matrix, offset = colour_transform(u, weak.mean(dim=(2, 3)) * std + mean)
     # y = M x + o of colours in 0..1, rewritten for normalised colours.
     offset = (torch.mv(matrix.view(-1, 3), mean).view(n, 3) + offset - mean) / std
     matrix = matrix * std / std[:, None]
     strong = torch.baddbmm(offset[:, :, None], matrix, weak.view(n, 3, -1)).view(n, 3, size, size)
     low, high = (-mean / std)[:, None, None], ((1 - mean) / std)[:, None, None]
-    strong = torch.minimum(torch.maximum(strong, low), high)
+    strong.clamp_(low, high)
     if len(blurred):
         span = BLUR_SIGMA[1] - BLUR_SIGMA[0]
         sigma = (BLUR_SIGMA[0] + span * u["sigma"][blurred]) * (size / 224)
         radius = math.ceil(2.5 * BLUR_SIGMA[1] * size / 224)
         strong.index_copy_(0, blurred, blur(strong[blurred], sigma, radius))
-    return strong * kept(u, size)[:, None]
+    return strong.mul_(kept(u, size)[:, None])
 
 
 def colour_transform(u: dict[str, Tensor], colour: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,12 +202,11 @@ def colour_transform(u: dict[str, Tensor], colour: Tensor) -> tuple[Tensor, Tens
         1 + on * JITTER * (2 * u[name] - 1) for name in ("brightness", "contrast", "saturation")
     )
     angle = on * (2 * math.pi * HUE) * (2 * u["hue"] - 1)
-    grey = torch.tensor(GREY, device=device)
+    grey = _constants(device).grey
     to_grey = grey.expand(3, 3)
-    to_yiq = torch.tensor([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], device=device)
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), dim=1).view(-1, 3, 3)
-    hue = torch.linalg.inv_ex(to_yiq)[0] @ turn @ to_yiq
+    hue = _constants(device).from_yiq @ turn @ _constants(device).to_yiq
     s = saturation[:, None, None]
     colours = hue @ (s * torch.eye(3, device=device) + (1 - s) * to_grey)
     colours = torch.where((u["grey"] < GREY_SHARE)[:, None, None], to_grey, colours)

@@ -39,12 +39,15 @@ def _one(view: View, name: str) -> torch.Tensor:
     return FRONT_ENDS[name].function(torch.zeros(1, view.samples(rate)))
 
 
-def choose_cache(items: int, view: View, device: torch.device) -> str:
-    """ "device", "host" or "none": the first whose free memory the cache takes less than 40% of."""
+def choose_cache(items: int, view: View, device: torch.device, world: int = 1) -> str:
+    """ "device", "host" or "none": the first whose free memory the caches of `world` processes take less than 40% of.
+
+    Processes share the host's memory and have a device each.
+    """
     need = cache_bytes(items, view, device)
     if device.type == "cuda" and need < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "host" if need < HOST_SHARE * free_host_memory() else "none"
+    return "host" if need * world < HOST_SHARE * free_host_memory() else "none"
 
 
 def free_host_memory() -> int:
@@ -142,7 +145,7 @@ class CacheSource:
                         break
                 else:
                     raise DataError(f"{SUBSTITUTES} files in a row are broken, the last one: {list(bad.values())[-1]}")
-        rows = torch.from_numpy(index).to(self.device)
+        rows = torch.from_numpy(index).to(self.device, non_blocking=True)
         raw = RawBatch(
             self.frames[rows].permute(0, 3, 1, 2),
             {rate: pcm[rows].float().mul_(self.scale[rate][rows, None]) for rate, pcm in self.pcm.items()},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
@@ -62,7 +63,7 @@ def make_demo(
     """Write the data set; the same arguments give the same files.
 
     Args:
-        out: folder; files of an earlier run in it are overwritten.
+        out: a new or empty folder. It appears when all is written; until then the files lie in `<out>.part`.
         clips: pairs of frame and sound; 3/4 train, 1/16 validation, 3/16 test.
         labelled: training pairs whose boxes may be used (labelled.txt).
         seed: of everything drawn.
@@ -72,13 +73,16 @@ def make_demo(
         progress: called with (files done, files in all).
 
     Raises:
-        DataError: counts that leave a list empty, or a folder that cannot be written.
+        DataError: counts that leave a list empty, or a folder that holds files or cannot be written.
     """
     test, validation = round(clips * 3 / 16), round(clips / 16)
     train = clips - test - validation
     if clips < 16 or not 1 <= labelled <= train:
         raise DataError(f"{clips} clips leave {train} to train on: give at least 16, and 1 to {train} of them labelled")
-    root = Path(out)
+    root = Path(out).resolve()
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise DataError(f"{root}: is there and not an empty folder; give a new one")
+    part = root.with_name(f"{root.name}.part")
     silent = max(1, test // 10)
     ids = _draw_ids(np.random.default_rng([seed, 0]), clips + silent)
     jobs = [(i, id, i >= clips) for i, id in enumerate(ids)]
@@ -88,14 +92,15 @@ def make_demo(
         return (lambda done, _: progress(before + done, total)) if progress else None
 
     try:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped
         for folder in ("frames", "audio", "Annotations", "videos"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        made = list(parallel_map(partial(_write_clip, root, seed, size), jobs, workers, shown(0)))
-        films = parallel_map(partial(_write_video, root, seed), range(videos), workers, shown(len(jobs)), chunk=1)
+            (part / folder).mkdir(parents=True)
+        made = list(parallel_map(partial(_write_clip, part, seed, size), jobs, workers, shown(0)))
+        films = parallel_map(partial(_write_video, part, seed), range(videos), workers, shown(len(jobs)), chunk=1)
         notes = [note for note in films if note]
-        _write_lists(root, made[:clips], made[clips:], train, validation, labelled, seed)
-        # Written last: where it exists, the set is whole.
-        (root / "README.txt").write_text(README.format(clips=clips, train=train, labelled=labelled, seed=seed))
+        _write_lists(part, made[:clips], made[clips:], train, validation, labelled, seed)
+        (part / "README.txt").write_text(README.format(clips=clips, train=train, labelled=labelled, seed=seed))
+        part.replace(root)
     except OSError as error:
         raise DataError(f"{root}: cannot be written ({error.strerror}); give another folder or make room") from error
     return Demo(root, notes)
@@ -195,7 +200,7 @@ def _write_video(root: Path, seed: int, index: int) -> str | None:
     path = root / "videos" / f"demo-video{index}_{10 * index:06d}.{container}"
     missing = [codec for codec in (video_codec, audio_codec) if not _can_encode(codec)]
     if missing:
-        return f"{path}: not written, because this PyAV has no encoder {' nor '.join(missing)}"
+        return f"{path.name}: not written, because this PyAV has no encoder {' nor '.join(missing)}"
     rng = np.random.default_rng([seed, 3, index])
     labels = [int(k) for k in rng.permutation(len(CLASSES))[:2]]
     width, height, seconds, fps, rate = 320, 240, 10, 10, 48000

@@ -145,7 +145,7 @@ def make_loader(
         raise DataError(f"unknown cache {cache!r}; use auto | none | host | device")
     table = dataset.table([*labelled_ids, *unlabelled_ids], view.max_boxes)
     workers = cores() if workers is None else workers
-    chosen = choose_cache(len(table), view, device) if cache == "auto" else cache
+    chosen = choose_cache(len(table), view, device, plan.world) if cache == "auto" else cache
     if chosen != "none":
         description = f"{cache_bytes(len(table), view, device) / 2**30:.2f} GiB of decoded items in {chosen} memory"
         source = CacheSource(table, plan, view, chosen, device, max(1, workers), progress)

@@ -115,15 +115,21 @@ class WorkerSource(Dataset):
     prefetch: int
     pin: bool
 
-    def __getitem__(self, step: int) -> RawBatch:
-        return self.read(step)
+    def __getitem__(self, step: int) -> RawBatch | DataError:
+        try:
+            return self.read(step)
+        except DataError as error:
+            return error  # raised in a worker, it would arrive wrapped in a traceback
 
     def batches(self, step: int) -> Iterator[RawBatch]:
         extra = {"prefetch_factor": self.prefetch} if self.workers else {}
         loader = DataLoader(
             self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def close(self) -> None:
         """Nothing to free: workers end with their iterator."""

@@ -69,10 +69,10 @@ def test_validate_equals_the_absolute_part_of_evaluate(dataset):
     model = ToneModel(wrong=(1, 2))
     view = View(size=64, front_ends=("spectrogram",), augment=False)
     for source in ("teachers", "A", "B"):
-        quick = validate(model, eval_batches(dataset, PAIRS, view, 4), source)
+        quick = validate(model, eval_batches(dataset, PAIRS, view, 4), (source, "A"))[source]
         full = evaluate(model, dataset, PAIRS, source=source, examples=0).summary["absolute"]
         assert quick == {"ciou": full["ciou"], "auc": full["auc"]}
-    assert validate(model, []) == {"ciou": 0.0, "auc": 0.0}
+    assert validate(model, []) == {"teachers": {"ciou": 0.0, "auc": 0.0}}
 
 
 def test_flickr_truth_of_half_values_counts_as_the_formula_says(tmp_path):

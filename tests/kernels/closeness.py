@@ -2,7 +2,8 @@
 
 import torch
 
-LIMIT = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}
+# The interpreter cuts bfloat16 off where the hardware rounds: up to a whole unit in the last place, 2^-7.
+LIMIT = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3 if torch.cuda.is_available() else 2**-7}
 
 
 def rms_error(value, truth):

@@ -44,8 +44,9 @@ def compare(n, cells, size, kind, masked, device, dtype=torch.float32, scale=10.
     )
     assert value.dtype == torch.float32 and grads[0].dtype == dtype
     assert_close(value, truth)
-    assert_close(grads[0], wanted[0], dtype)
-    assert_close(grads[1], wanted[1], floor=1e-6)
+    # The floors: of one pixel, P - G may cancel to nothing but the rounding of P.
+    assert_close(grads[0], wanted[0], dtype, floor=3e-6)
+    assert_close(grads[1], wanted[1], floor=3e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -54,7 +55,7 @@ def test_a_training_size(kernels, device, kind, masked):
     compare(2, (7, 7), (224, 224), kind, masked, device)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 2), st.integers(1, 6), st.integers(1, 6), st.integers(1, 90), st.integers(1, 90),
     st.sampled_from(KINDS), st.booleans(), st.sampled_from((torch.float32, torch.bfloat16)),

@@ -199,6 +199,21 @@ def test_impossible_counts_are_refused(tmp_path, clips, labelled):
     assert not (tmp_path / "x").exists()
 
 
+def test_an_interrupted_run_leaves_no_half_set(tmp_path):
+    def interrupt(done, total):
+        if done == 10:
+            raise KeyboardInterrupt
+
+    for wanted in (interrupt, None):
+        try:
+            make_demo(tmp_path / "x", clips=16, labelled=2, size=32, videos=0, workers=1, progress=wanted)
+        except KeyboardInterrupt:
+            assert not (tmp_path / "x").exists()
+    assert len(list((tmp_path / "x" / "frames").iterdir())) == 17 and not (tmp_path / "x.part").exists()
+    with pytest.raises(DataError, match="not an empty folder"):
+        make_demo(tmp_path / "x", clips=16, labelled=2)
+
+
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):

@@ -9,7 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdmt_loaders import AVDataset, DataError, Pair, Plan, View, augment, eval_batches, make_loader, read_sound
+from fastdmt_loaders import (
+    AVDataset,
+    DataError,
+    Pair,
+    Plan,
+    View,
+    augment,
+    cache,
+    eval_batches,
+    make_loader,
+    read_sound,
+)
 from fastdmt_loaders.batch import Batch
 from fastdmt_loaders.loader import resolve_kind
 from fastdmt_loaders.workers import read_frame
@@ -182,8 +193,10 @@ def test_with_every_file_broken_there_is_an_error_and_no_endless_search(own_root
     dataset = AVDataset(own_root)
     for id in dataset.ids:
         dataset.frame_path(id).write_bytes(b"")
-    with pytest.raises(DataError, match="in a row are broken"):
-        next(iter(loader(dataset, max_bad=1.0, kind="torch", cache="none", workers=0)))
+    for workers in (0, 1):
+        with pytest.raises(DataError, match="in a row are broken") as error:
+            next(iter(loader(dataset, max_bad=1.0, kind="torch", cache="none", workers=workers)))
+        assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="in a row are broken"):
         next(iter(loader(dataset, max_bad=1.0, cache="host")))
 
@@ -196,6 +209,16 @@ def test_bad_arguments_are_one_line(field_set):
         make_loader(field_set, field_set.ids[:5], field_set.ids[5:], PLAN, VIEW)
     with pytest.raises(DataError, match="unknown sound front-end 'mfcc'"):
         View(front_ends=("mfcc",))
+
+
+def test_the_automatic_cache_follows_the_memory_that_is_left(monkeypatch):
+    cpu = torch.device("cpu")
+    need = cache.cache_bytes(1000, VIEW, cpu)
+    # 35 x 35 frames, 16-bit sound of one second at both rates, one log-mel patch in fp32
+    assert need == 1000 * (3 * 35**2 + 2 * (16000 + 22050) + 4 * 96 * 64)
+    for free, world, want in [(2.6, 1, "host"), (2.4, 1, "none"), (2.6, 2, "none"), (5.1, 2, "host")]:
+        monkeypatch.setattr(cache, "free_host_memory", lambda free=free: free * need)
+        assert cache.choose_cache(1000, VIEW, cpu, world) == want
 
 
 def test_kind_auto_is_torch_on_a_cpu():
@@ -289,3 +312,40 @@ def test_memory_and_file_handles_stay_flat_over_20_000_samples(field_set, option
         next(batches)
     assert resident() - memory < 40 * 2**20
     assert len(os.listdir("/proc/self/fd")) <= handles + 8
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "torch", "cache": "none", "workers": 2},
+        {"cache": "host"},
+        {"cache": "device"},
+        {"kind": "dali", "cache": "none", "workers": 2},
+    ],
+    ids=["torch", "host", "device", "dali"],
+)
+def test_batches_on_the_device_equal_those_on_the_host(field_set, options):
+    want = list(islice(loader(field_set, kind="torch", cache="none", workers=0), 4))
+    made = loader(field_set, device="cuda", **options)
+    for got, other in zip(made, want):
+        assert got.frames_weak.is_cuda and got.sound_strong["logmel"].is_cuda and got.boxes.is_cuda
+        # Hardware JPEG decoders may differ from libjpeg by a level or two; fp32 sums differ in the last bits.
+        assert_same(got.to("cpu", non_blocking=False), other, frames=2.0, sound=2e-2)
+        if got.step == 3:
+            break
+    assert made.state_dict() == {"step": 4}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"cache": "device"}, {"kind": "dali", "cache": "none", "workers": 2}])
+def test_a_batch_on_the_device_is_made_without_waiting_for_it(field_set, options):
+    batches = iter(loader(field_set, device="cuda", **options))
+    for _ in range(3):
+        next(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            next(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
