@@ -136,6 +136,8 @@ class Trainer:
                 self.observer.end_stage()
         if self.interrupted:
             self.observer.say(f"stopped at step {self.global_step}, saved; go on with: {resume_command(cfg)}")
+        elif self.world.first:  # for whoever asks whether to start it again
+            (cfg.run / "state.txt").write_text(f"finished at step {self.global_step}\n", encoding="utf-8")
         self.observer.close()
         return Outcome(cfg.run, self.global_step, self.best, self.interrupted, self.leaving.signal)
 
