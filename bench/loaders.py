@@ -130,8 +130,23 @@ def rate_of(batches: Iterator, count: int, device: torch.device) -> float:
     return count * BATCH / (time.perf_counter() - start)
 
 
+def processor_times(dataset: AVDataset, size: int) -> dict[str, float]:
+    """Processor milliseconds a sample of each row without workers: what stays true on a machine that others use."""
+    cpu, found = torch.device("cpu"), {}
+    for name, build in rows(dataset, size, 0, cpu).items():
+        batches = build()
+        next(batches)
+        spent = []
+        for _ in range(3):
+            start = time.process_time()
+            next(batches)
+            spent.append(time.process_time() - start)
+        found[name] = 1000 * statistics.median(spent) / BATCH
+    return found
+
+
 def stages(dataset: AVDataset, view: View, device: torch.device) -> dict[str, float]:
-    """Milliseconds a sample of each stage alone, on one thread of the host or on the device."""
+    """Milliseconds a sample of each stage alone: processor time of one thread, or wall time beside a GPU."""
     ids = dataset.ids[:BATCH]
     frames = [str(dataset.frame_path(id)) for id in ids]
     sounds = [str(dataset.sound_path(id)) for id in ids]
@@ -152,6 +167,7 @@ def stages(dataset: AVDataset, view: View, device: torch.device) -> dict[str, fl
         "both views of the frame and spectrogram": lambda: augment.apply(raw, draws, quiet, ids),
         "the same and varied sound": lambda: augment.apply(raw, draws, view, ids),
     }
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     times = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -160,10 +176,10 @@ def stages(dataset: AVDataset, view: View, device: torch.device) -> dict[str, fl
         rounds = []
         for _ in range(3):
             synchronise(device)
-            start = time.perf_counter()
+            start = clock()
             function()
             synchronise(device)
-            rounds.append(time.perf_counter() - start)
+            rounds.append(clock() - start)
         times[name] = 1000 * statistics.median(rounds) / BATCH
     torch.set_num_threads(threads)
     return times
@@ -204,13 +220,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, default=12, help="measured in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processor-only", action="store_true", help="leave out the rates: for machines in use")
     parser.add_argument("--out", type=Path, help="JSON; default bench/results/loaders-<processor>-<date>.json")
     args = parser.parse_args()
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         root = args.root or write_files(Path(folder) / "set", args.items, args.sound_rate)
         dataset = AVDataset(root, annotations=None)
-        made = {name: build() for name, build in rows(dataset, args.size, args.workers, device).items()}
+        spent = processor_times(dataset, args.size)
+        if args.processor_only:
+            args.rounds = 0
+        made = {name: build() for name, build in rows(dataset, args.size, args.workers, device).items() if args.rounds}
         rates: dict[str, list[float]] = {name: [] for name in made}
         for _ in range(args.rounds):
             for name, build in rows(dataset, args.size, args.workers, device).items():
@@ -223,16 +243,20 @@ def main() -> None:
         view = View(args.size, ("spectrogram",))
         shares = stages(dataset, view, device)
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    report(rates, shares, args, chip)
+    report(rates, spent, shares, args, chip)
 
 
-def report(rates: dict[str, list[float]], shares: dict[str, float], args, chip: str) -> None:
-    base = statistics.median(rates["naive"])
-    print(f"\n{chip}, {args.workers} workers, {args.size} px, batch {BATCH}, median of {args.rounds} rounds")
-    print(f"{'loader':34}{'samples/s':>10}{'x naive':>9}   rounds")
-    for name, values in rates.items():
-        middle = statistics.median(values)
-        print(f"{name:34}{middle:10.0f}{middle / base:9.2f}   {', '.join(f'{v:.0f}' for v in values)}")
+def report(rates: dict[str, list[float]], spent: dict[str, float], shares: dict[str, float], args, chip: str) -> None:
+    if rates:
+        base = statistics.median(rates["naive"])
+        print(f"\n{chip}, {args.workers} workers, {args.size} px, batch {BATCH}, median of {args.rounds} rounds")
+        print(f"{'loader':34}{'samples/s':>10}{'x naive':>9}   rounds")
+        for name, values in rates.items():
+            middle = statistics.median(values)
+            print(f"{name:34}{middle:10.0f}{middle / base:9.2f}   {', '.join(f'{v:.0f}' for v in values)}")
+    print(f"\n{'processor time, no workers':34}{'ms/sample':>10}{'naive /':>9}")
+    for name, value in spent.items():
+        print(f"{name:34}{value:10.2f}{spent['naive'] / value:9.2f}")
     print("\nmilliseconds a sample, one thread:")
     for name, value in shares.items():
         print(f"  {name:44}{value:7.2f}")
@@ -252,6 +276,7 @@ def report(rates: dict[str, list[float]], shares: dict[str, float], args, chip: 
             "root": bool(args.root),
         },
         "samples_per_second": rates,
+        "processor_milliseconds_per_sample": spent,
         "milliseconds_per_sample": shares,
     }
     out.write_text(json.dumps(record, indent=1))

@@ -213,7 +213,7 @@ class Slurm:
     run: Path = Path("runs/slurm")
     """Run folder, on a file system that all nodes share."""
     train: str = "--preset vggsound-144k"
-    """Options of `fastdmt train`, in quotes."""
+    """Options of `fastdmt train`, in quotes: --train="--preset vggsound-10k --seed 1"."""
     nodes: int = 1
     """Machines."""
     gpus: int = 8
@@ -225,7 +225,7 @@ class Slurm:
     port: int = 29500
     """Port of the first machine where they meet."""
     sbatch: tuple[str, ...] = ()
-    """More lines for sbatch, each in quotes: "--partition=gpu" "--account=me"."""
+    """More options of sbatch, without their dashes: partition=gpu account=me."""
 
 
 COMMANDS: dict[str, tuple[type, str, str]] = {

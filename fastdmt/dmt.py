@@ -154,12 +154,13 @@ class DualMeanTeacherStep:
             if self.method.uses_labels:
                 rows = slice(0, len(target))
                 supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid))
-            believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
-            contrastive.append(student.contrastive_loss(out, believed, self.group))
-        sup = torch.stack(supervised).sum() if supervised else torch.zeros_like(contrastive[0])
-        con = torch.stack(contrastive).sum()
+            if self.config.lambda_u > 0:
+                believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
+                contrastive.append(student.contrastive_loss(out, believed, self.group))
+        zero = torch.zeros((), device=boxes.device)
+        sup = torch.stack(supervised).sum() if supervised else zero
+        con = torch.stack(contrastive).sum() if contrastive else zero
         n = len(self.students)
-        zero = torch.zeros((), device=con.device)
         kept = torch.stack([c.keep.float().mean() for c in labels]).mean() if labels else zero
         iou = torch.stack([c.iou.mean() for c in labels]).mean() if labels else zero
         empty = torch.stack([c.empty_share for c in labels]).mean() if labels else zero

@@ -47,7 +47,7 @@ def write(args: cli.Slurm) -> int:
         hours=args.hours,
         notice=NOTICE_S,
         run=args.run,
-        extra="".join(f"#SBATCH {line}\n" for line in args.sbatch),
+        extra="".join(f"#SBATCH --{line}\n" for line in args.sbatch),
         train=args.train,
         port=args.port,
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from fastdmt.config import preset
 from fastdmt.trainer import Trainer
 
-MODES = {"fsdp": {"parallel": "fsdp"}, "zero3": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp"}}
+MODES = {"fsdp": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp"}}
 
 
 def tiny(data: Path, run: Path, **scale):

@@ -15,7 +15,7 @@ from fastdmt.distributed import start
 from fastdmt.errors import FastDMTError
 from fastdmt_loaders.demo import make_demo
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
         assert all(torch.isfinite(t).all() for t in model.tensors().values())
 
 
+@pytest.mark.slow
 def test_stopped_on_two_goes_on_on_one_and_on_two(files, one, tmp_path):
     cfg = tiny(files, tmp_path / "run", workers_cpu=2)
     assert start(cfg, "dist_worker:stopped") == (True, 3)  # one step after the signal: all ranks agree on the step

@@ -8,10 +8,11 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-from fastdmt_loaders.audio import FRONT_ENDS, logmel, mel_bands, read_sound, resample, spectrogram, waveform
-from fastdmt_loaders.errors import DataError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fastdmt_loaders.audio import FRONT_ENDS, logmel, mel_bands, read_sound, resample, spectrogram, waveform
+from fastdmt_loaders.errors import DataError
 
 
 def tone(rate, seconds, hz=440.0, channels=1):

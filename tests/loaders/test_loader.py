@@ -301,10 +301,12 @@ def resident() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("options", KINDS[1:])
 def test_memory_and_file_handles_stay_flat_over_20_000_samples(field_set, options):
     plan = Plan(6, 18, 16, 48)
-    batches = iter(loader(field_set, plan, VIEW, **options))
+    view = replace(VIEW, front_ends=("waveform",), audio_augment="light")  # nothing slow: what is measured is memory
+    batches = iter(loader(field_set, plan, view, **options))
     for _ in range(60):
         next(batches)
     memory, handles = resident(), len(os.listdir("/proc/self/fd"))
