@@ -114,8 +114,8 @@ def save_evaluation(
     facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg.run)
     if result.options:
         facts["test-time options"] = ", ".join(result.options)
-    for line in suite.warnings if suite else ():
-        facts[f"note {len(facts)}"] = line
+    if suite and suite.warnings:
+        facts["note"] = "; ".join(suite.warnings)
     published = suite.rows() if suite else ()
     write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
     write_strip(result, out / "strip.png")

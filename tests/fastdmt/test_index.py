@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastdmt import cli
+from fastdmt import index as module
 from fastdmt.index import index
 from fastdmt_loaders import AVDataset, make_split, read_list
 
@@ -52,16 +53,16 @@ def test_vggss_roles_come_from_the_official_ids_not_from_the_disk(vggss, metadat
     for a, b in (("labelled.txt", "val.txt"), ("labelled.txt", "test.csv"), ("val.txt", "test.csv")):
         assert not set(lists[a]) & set(lists[b])
     assert not held & set(lists["train.txt"])
-    # The same roles as of somebody who has every clip.
-    everything = tmp_path / "everything"
-    everything.mkdir()
-    touch(everything, sorted(official))
-    whole = index(everything, "vggss", metadata)
-    sizes = {role: len(ids) for role, ids in whole.present.items() if role != "train"}
-    assert sizes == {"labelled": 4250, "validation": 500, "test": 250}
-    for role, file in (("labelled", "labelled.txt"), ("validation", "val.txt"), ("test", "test.csv")):
-        assert lists[file] == [i for i in whole.present[role] if i in on_disk]
-        assert set(whole.present[role]) <= official
+    # The same roles as of somebody who has other clips.
+    other = tmp_path / "other"
+    other.mkdir()
+    touch(other, read_list(metadata / "vggss_test.csv")[7::60])
+    whole = index(other, "vggss", metadata)
+    roles = {"labelled.txt": "train_labelled", "val.txt": "validation", "test.csv": "test"}
+    assert [len(getattr(whole.split, role)) for role in roles.values()] == [4250, 500, 250]
+    for file, role in roles.items():
+        assert lists[file] == [i for i in getattr(whole.split, role) if i in on_disk]
+        assert set(getattr(whole.split, role)) <= official
     # vggss_144k.txt holds 3,709 clips with boxes; those of this split's validation and test lists are dropped.
     listed = set(read_list(metadata / "vggss_144k.txt"))
     leaks = len(listed & (set(whole.split.validation) | set(whole.split.test)))
@@ -71,16 +72,16 @@ def test_vggss_roles_come_from_the_official_ids_not_from_the_disk(vggss, metadat
     assert "vggss_144k.txt: 144,000 listed, " in out and (vggss / "vggss.json").is_file()
 
 
-def test_label_budgets_are_nested_and_those_of_training(metadata, tmp_path):
-    touch(tmp_path, read_list(metadata / "vggss_test.csv") + read_list(metadata / "vggss_10k.txt")[:20])
-    found = index(tmp_path, "vggss", metadata, train_list="vggss_10k.txt", seed=3)
-    small, large = found.budgets[256], found.budgets[2000]
-    assert (len(small), len(large)) == (256, 2000) and large[:256] == small
-    assert set(large) < set(found.present["labelled"])
-    assert read_list(tmp_path / "labelled-256.txt") == small
-    # What a run with --labels 256 --split-seed 3 takes.
-    assert make_split(AVDataset(tmp_path, "vggss"), seed=3, labels=256).train_labelled == small
-    other = index(tmp_path, "vggss", metadata, train_list="vggss_10k.txt", seed=4, force=True)
+def test_label_budgets_are_nested_and_those_of_training(vggss, metadata, monkeypatch):
+    monkeypatch.setattr(module, "BUDGETS", (5, 20, 1000))
+    found = index(vggss, "vggss", metadata, train_list="vggss_10k.txt", seed=3)
+    small, large = found.budgets[5], found.budgets[20]
+    assert (len(small), len(large)) == (5, 20) and large[:5] == small
+    assert 1000 not in found.budgets and set(large) < set(found.present["labelled"])
+    assert read_list(vggss / "labelled-5.txt") == small
+    # What a run with --labels 5 --split-seed 3 takes.
+    assert make_split(AVDataset(vggss, "vggss"), seed=3, labels=5).train_labelled == small
+    other = index(vggss, "vggss", metadata, train_list="vggss_10k.txt", seed=4, force=True)
     assert other.split.test != found.split.test
 
 
