@@ -229,10 +229,11 @@ def _died(cfg: TrainConfig, rank: int, failure: Any, logs: Path) -> FastDMTError
     for name in ("FastDMTError: ", "DataError: "):
         if name in text:
             return FastDMTError(text.split(name, 1)[1].splitlines()[0])
-    newest = max(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda p: p.stat().st_mtime, default=None)
+    newest = max(logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), key=lambda p: p.stat().st_mtime, default=None)
     lines = newest.read_text(errors="replace").splitlines()[-TAIL:] if newest else []
     how = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
-    tail = f" its last lines ({newest}): {' | '.join(line.strip() for line in lines)};" if lines else ""
+    lines = lines or ([] if failure.exitcode < 0 else text.splitlines()[:1])
+    tail = f" its last lines ({logs}): {' | '.join(line.strip() for line in lines)};" if lines else ""
     return FastDMTError(f"rank {rank} {how};{tail} go on with: {resume_command(cfg)}")
 
 

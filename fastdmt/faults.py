@@ -32,7 +32,8 @@ class BadSteps:
         self._ids += batch.ids
         inputs = [batch.frames_strong, *batch.sound_strong.values()]
         # A sum is finite where all of its terms are: one pass, no mask.
-        self._broken.append(~torch.stack([x.flatten(1).sum(1, dtype=torch.float32) for x in inputs]).sum(0).isfinite())
+        sums = [x.sum(tuple(range(1, x.ndim)), dtype=torch.float32) for x in inputs]
+        self._broken.append(~torch.stack(sums).sum(0).isfinite())
 
     def add(self, step: int, bad: Tensor) -> None:
         """The flag of a step that the batches seen since the last call made."""

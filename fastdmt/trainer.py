@@ -271,6 +271,7 @@ class Trainer:
         bad = torch.stack([self.updates[k](loss, self.loss_scale) for k in which]).amax()
         if self.loss_scale is not None:
             self.loss_scale.update(bad)
+            bad = (~loss.isfinite()).float()  # an overflow of the scaled gradient is routine, not a fault
         self.bad.add(self.global_step + 1, bad)
         for k in which:
             self.model.students[k].after_step()
