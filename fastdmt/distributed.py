@@ -229,7 +229,9 @@ def _died(cfg: TrainConfig, rank: int, failure: Any, logs: Path) -> FastDMTError
     for name in ("FastDMTError: ", "DataError: "):
         if name in text:
             return FastDMTError(text.split(name, 1)[1].splitlines()[0])
-    newest = max(logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), key=lambda p: p.stat().st_mtime, default=None)
+    newest = max(
+        logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), key=lambda p: p.stat().st_mtime, default=None
+    )
     lines = newest.read_text(errors="replace").splitlines()[-TAIL:] if newest else []
     how = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
     lines = lines or ([] if failure.exitcode < 0 else text.splitlines()[:1])

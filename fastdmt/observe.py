@@ -177,6 +177,8 @@ class Silent:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: None
+
+
 def write_hparams(run: Path, settings: dict[str, str | float], figures: dict[str, float]) -> None:
     """Settings and final figures for the HParams page of `tensorboard --logdir` on the folder of several runs."""
     from torch.utils.tensorboard import SummaryWriter
