@@ -129,7 +129,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(files, tmp_path, monkeypatch):
         real(state, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(FastDMTError, match="disk is full.*checkpoint of step 4 is whole.*--resume"):
+    with pytest.raises(FastDMTError, match=r"disk is full.*checkpoint of step 4 is whole.*--resume"):
         train(cfg)
     monkeypatch.setattr(torch, "save", real)
     assert checkpoint.last_step(cfg.run) == 4
@@ -140,7 +140,7 @@ def test_resume_refuses_other_settings_and_other_models(files, tmp_path):
     cfg = tiny(files, tmp_path / "run")
     train(cfg)
     other = dataclasses.replace(cfg, resume=True, optim=dataclasses.replace(cfg.optim, lr=0.5))
-    with pytest.raises(FastDMTError, match="lr was .* and is now 0.5"):
+    with pytest.raises(FastDMTError, match=r"lr was .* and is now 0.5"):
         Trainer(other, QUIET)
     with pytest.raises(FastDMTError, match="already holds a run"):
         Trainer(cfg, QUIET)
