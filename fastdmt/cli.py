@@ -204,6 +204,30 @@ class DataPack:
     """Processes; 0: all cores."""
 
 
+@dataclass(frozen=True)
+class Slurm:
+    """Write a batch file for Slurm: one launcher a node, saved and requeued before the time limit."""
+
+    out: Positional[Path]
+    """File to write, for sbatch."""
+    run: Path = Path("runs/slurm")
+    """Run folder, on a file system that all nodes share."""
+    train: str = "--preset vggsound-144k"
+    """Options of `fastdmt train`, in quotes: --train="--preset vggsound-10k --seed 1"."""
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 8
+    """GPUs a machine."""
+    cpus_per_gpu: int = 12
+    """Cores a GPU, for decoding."""
+    hours: int = 24
+    """Time limit."""
+    port: int = 29500
+    """Port of the first machine where they meet."""
+    sbatch: tuple[str, ...] = ()
+    """More options of sbatch, without their dashes: partition=gpu account=me."""
+
+
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
@@ -212,6 +236,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "import": (Import, "commands:import_checkpoint", "a checkpoint of EZ-VSL, SLAVC or LVS as a run"),
     "export": (Export, "commands:export", "weights, settings and a model card in one folder"),
     "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
+    "slurm": (Slurm, "slurm:write", "a batch file for Slurm"),
     "data demo": (DataDemo, "commands:data_demo", "make the demo's files"),
     "data index": (DataIndex, "commands:data_index", "your files against the official lists; the split"),
     "data check": (DataCheck, "commands:data_check", "find broken files before a run does"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 from fastdmt_loaders import AVDataset
@@ -15,6 +16,7 @@ from . import cli
 from .config import TrainConfig, require
 from .console import CONSOLE, bar
 from .data import open_files, relocate, test_pairs, trained_ids
+from .distributed import World, start
 from .errors import FastDMTError
 from .evaluate import Result, evaluate
 from .index import index
@@ -29,8 +31,15 @@ from .trainer import Outcome, Trainer
 
 def train(cfg: TrainConfig) -> int:
     """`fastdmt train`."""
-    outcome = Trainer(cfg, CONSOLE).run()
-    return 130 if outcome.interrupted else _trained(outcome)
+    return start(cfg, "fastdmt.commands:train_here")
+
+
+def train_here(cfg: TrainConfig, world: World) -> int:
+    """One process's part of `fastdmt train`. Exit code: 0, or 130 after Ctrl-C; a run that was told to end saved."""
+    outcome = Trainer(cfg, CONSOLE, world=world).run()
+    if outcome.interrupted:
+        return 130 if outcome.signal == signal.SIGINT else 0
+    return _trained(outcome) if world.first else 0
 
 
 def _trained(outcome: Outcome) -> int:

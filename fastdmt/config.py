@@ -161,6 +161,46 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    """Processes, precision and faults. Nothing here but amp, tf32, sync_bn, accumulate and optimizer moves a number."""
+
+    gpus: int = -1
+    """GPUs of this machine, one process each; 0: the CPU; -1: one process on --device."""
+    workers_cpu: int = 1
+    """Processes on the CPU (gloo), with --gpus 0."""
+    nodes: int = 1
+    """Machines; start the same command on each, with --rdzv."""
+    rdzv: str = ""
+    """HOST:PORT where the machines meet."""
+    max_restarts: int = 0
+    """Start the group again from its last checkpoint so many times after a worker died."""
+    timeout: float = 10.0
+    """Minutes after which a collective that hangs ends the run."""
+    parallel: Literal["fsdp", "ddp"] = "fsdp"
+    """Several processes: shards of parameters and optimizer (FSDP2; over nodes HSDP), or a full copy each (DDP)."""
+    reshard: bool = False
+    """FSDP: free gathered parameters between forward and backward (ZeRO-3) instead of keeping them (ZeRO-2)."""
+    sync_bn: bool = False
+    """BatchNorm over the global batch, as in one process; else over a process's rows, running statistics averaged."""
+    amp: Literal["auto", "bf16", "fp16", "none"] = "auto"
+    """Autocast: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, none on the CPU."""
+    tf32: bool = True
+    """TF32 for what stays in float32 on the GPU."""
+    compile: Literal["none", "inductor", "graphs", "aot_eager"] = "none"
+    """torch.compile of forward and backward; graphs: with CUDA graphs; aot_eager: no code generation, for tests."""
+    optimizer: Literal["adamw", "apex"] = "adamw"
+    """torch's fused AdamW, or NVIDIA apex's FusedAdam where it is built."""
+    accumulate: int = 1
+    """Parts of a step's batch, one after the other, gradients summed; contrast is within a part."""
+    max_bad_steps: int = 5
+    """Steps without a finite loss and gradient are skipped; after so many the run stops and names the clips."""
+    keep: int = 2
+    """Checkpoints kept."""
+    profile: bool = False
+    """Write a Chrome trace of steps 10-15 of each stage to RUN/profile."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train both localizers: warm-up on labelled clips, then unbiased learning on all."""
 
@@ -192,6 +232,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     pseudo: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
 
     def __post_init__(self) -> None:
         require(
@@ -213,6 +254,13 @@ class TrainConfig:
             "--method self-supervised has only the contrastive loss: give --lambda-u a positive value",
         )
         require(0 <= self.optim.lr_warmup < 1, "--lr-warmup is a share of the stage: give it in [0, 1)")
+        require(self.scale.gpus >= -1, "--gpus is a count, or -1 for one process on --device")
+        require(
+            min(self.scale.workers_cpu, self.scale.nodes, self.scale.accumulate, self.scale.keep) >= 1,
+            "--workers-cpu, --nodes, --accumulate and --keep must be at least 1",
+        )
+        require(self.scale.workers_cpu == 1 or self.scale.gpus == 0, "--workers-cpu goes with --gpus 0")
+        require(self.optim.batch % self.scale.accumulate == 0, "--batch must divide by --accumulate")
         require(self.data.size >= 32, "--size must be at least 32 pixels")
         require(self.data.labels >= 0, "--labels must be 0 (all) or a positive count")
 
@@ -318,6 +366,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     unknown = set(values) - set(known)
     require(not unknown, f"config.json holds settings this version does not know: {', '.join(sorted(unknown))}")
     groups = {"data": DataConfig, "model": ModelConfig, "pseudo": PseudoLabelConfig, "optim": OptimConfig}
+    groups["scale"] = ScaleConfig
     out = {}
     for name, value in values.items():
         if cls is TrainConfig and name in groups:

@@ -10,10 +10,11 @@ Letters: N clips (L labelled first, then U unlabelled), h w cells of a map, H W 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -103,6 +104,7 @@ class DualMeanTeacherStep:
         size: (H, W) of the frames.
         min_agree: annotators that must agree on a labelled pixel (2 for Flickr-SoundNet, 1 for VGG-SS).
         group: process group over which contrastive negatives and denominators are shared.
+        calls: what to call instead of each student (a wrapper that averages gradients); None: the students.
     """
 
     def __init__(
@@ -114,14 +116,17 @@ class DualMeanTeacherStep:
         *,
         size: tuple[int, int],
         min_agree: int,
+        group: Any = None,
+        calls: Sequence[Callable] | None = None,
     ) -> None:
         self.students, self.teachers, self.method, self.config = students, teachers, method, config
-        self.size, self.min_agree = size, min_agree
+        self.size, self.min_agree, self.group = size, min_agree, group
+        self.calls = students if calls is None else calls
 
     def warmup(self, k: int, batch: Batch) -> Tensor:
         """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
         student = self.students[k]
-        out = student(batch.frames_strong, batch.sound_strong[student.front_end])
+        out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
         target = boxes_to_mask(batch.boxes, self.size, self.min_agree)
         return self._localize(student, out.map, target, torch.ones_like(out.map[:, 0, 0]), None)
 
@@ -136,19 +141,22 @@ class DualMeanTeacherStep:
         return self.method.pseudo_labels(maps, [t.affine for t in self.teachers], self.size)
 
     def unbiased(self, batch: Batch) -> Losses:
-        """Stage 2: the students see labelled clips with boxes and kept clips with the intersection."""
-        labels = self.pseudo_labels(batch)
+        """Stage 2: the teachers label, the students learn."""
+        return self.learn(batch, self.pseudo_labels(batch))
+
+    def learn(self, batch: Batch, labels: list[Consensus] | None) -> Losses:
+        """The students see labelled clips with boxes and kept clips with the intersection."""
         boxes = boxes_to_mask(batch.boxes[: batch.labelled], self.size, self.min_agree)
         supervised, contrastive = [], []
         for k, student in enumerate(self.students):
-            out = student(batch.frames_strong, batch.sound_strong[student.front_end])
+            out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
             target, weight, valid = self._targets(boxes, labels[k] if labels else None, len(batch.ids))
             if self.method.uses_labels:
                 rows = slice(0, len(target))
                 supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid))
             if self.config.lambda_u > 0:
                 believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
-                contrastive.append(student.contrastive_loss(out, believed))
+                contrastive.append(student.contrastive_loss(out, believed, self.group))
         zero = torch.zeros((), device=boxes.device)
         sup = torch.stack(supervised).sum() if supervised else zero
         con = torch.stack(contrastive).sum() if contrastive else zero
@@ -194,9 +202,21 @@ class DualMeanTeacherStep:
             weight,
             self.size,
             valid=valid,
+            total=self._total(weight),
             kind=self.config.supervised_loss,
             probability=self.method.probability,
         )
+
+    def _total(self, weight: Tensor) -> Tensor | None:
+        """Denominator of the supervised loss: kept clips differ between ranks, and a mean of means is not the mean.
+
+        Gradients are averaged over ranks, so each rank divides by its share of the global sum.
+        """
+        if self.group is None:
+            return None
+        total = weight.sum()
+        dist.all_reduce(total, group=self.group)
+        return total / dist.get_world_size(self.group)
 
 
 @torch.no_grad()

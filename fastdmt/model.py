@@ -21,6 +21,7 @@ from .config import TrainConfig, load_config, require
 from .dmt import probability_map
 from .errors import FastDMTError
 from .localizer import Localizer, build_localizer
+from .parallel import assign
 from .weights import load_weights
 
 RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
@@ -111,7 +112,13 @@ class Model:
             )
         with torch.no_grad():
             for key, value in mine.items():
-                value.copy_(tensors[key])
+                assign(value, tensors[key])
+
+    def load_part(self, prefix: str, tensors: dict[str, Tensor]) -> None:
+        """Tensors of one localizer ("students.0", ...) by their names within it; all of them, whole, on every rank."""
+        mine = self.tensors()
+        for key, value in tensors.items():
+            assign(mine[f"{prefix}.{key}"], value)
 
     @torch.no_grad()
     def cosines(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers") -> list[Tensor]:
@@ -211,11 +218,11 @@ def weights_file(run: Path, which: str = "best") -> Path:
     best, released = run / "best.safetensors", run / RELEASED
     if which == "best" and best.is_file():
         return best
-    step = checkpoint.last_step(run)
-    if step is None and released.is_file():
+    last = checkpoint.last_folder(run)
+    if last is None and released.is_file():
         return released
-    require(step is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
-    return run / "checkpoints" / f"step-{step:07d}" / "model.safetensors"
+    require(last is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
+    return last
 
 
 def keep_origins(run: Path, lines: list[str], fresh: bool = True) -> list[str]:

@@ -139,6 +139,13 @@ class Observer:
             self.progress.update(self.task, completed=done, rate=f"{rate:.1f} step/s", values=text)
         LOG.info("%s step %d: %s (%.2f step/s)", self.name, step, text, rate)
 
+    def timings(self, step: int, values: dict[str, float]) -> None:
+        """Speed and where the time goes: TensorBoard and timings.jsonl, apart from the numbers that can be repeated."""
+        with open(self.run / "timings.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+        if self.board is not None:
+            self.board.scalars(step, f"{self.name}/time", values)
+
     def picture(self, name: str, step: int, image: Any) -> None:
         """A picture [H, W, 3] uint8 for the board."""
         if self.board is not None:
@@ -163,6 +170,13 @@ class Observer:
             except (ValueError, KeyError):
                 break  # a line cut by a crash
         self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+class Silent:
+    """The sinks of all processes but the first: none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
 
 
 def write_hparams(run: Path, settings: dict[str, str | float], figures: dict[str, float]) -> None:

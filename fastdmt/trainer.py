@@ -7,9 +7,8 @@ stage 2 "unbiased": teachers = copies of them; students learn from boxes and pse
 from __future__ import annotations
 
 import gc
-import json
 import math
-import signal
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,24 @@ from torch import Tensor
 
 import fastdmt_kernels
 from fastdmt_loaders import Batch, Plan, make_loader
+from fastdmt_loaders.parallel import cores
 
 from . import checkpoint
-from .config import TrainConfig, load_config, require, to_dict
+from .clock import Clock
+from .config import TrainConfig, require
 from .data import Data, open_data
-from .dmt import DualMeanTeacherStep, diagnose
+from .distributed import Leaving, World, join, resume_command
+from .dmt import DualMeanTeacherStep, Losses, diagnose
 from .draw import training_picture
-from .errors import FastDMTError
 from .evaluate import validate
+from .faults import BadSteps
 from .methods import METHODS
 from .model import Model, keep_origins
-from .observe import Observer
+from .observe import Observer, Silent
+from .parallel import Parallel, full
+from .precision import compile_step, precision
+from .run_folder import open_run
+from .update import Update, build_optimizer, optimizer_tensors
 
 WARMUP, UNBIASED = "warm-up", "unbiased"
 
@@ -43,6 +49,7 @@ class Outcome:
     step: int
     best: float  #: validation CIoU@0.5 (absolute), teachers' mean, in 0..1
     interrupted: bool  #: stopped by a signal and saved
+    signal: int | None = None  #: which one
 
 
 class Trainer:
@@ -51,23 +58,39 @@ class Trainer:
     Args:
         cfg: complete configuration; `cfg.run` is created, or resumed from with `cfg.resume`.
         console: where progress is drawn.
+        world: this process among the others; None: alone, or what a launcher says.
         sinks: functions (step, stage, values) of one's own, called with everything that is logged.
 
     Raises:
         FastDMTError, DataError: bad input, each with the file and the mend.
     """
 
-    def __init__(self, cfg: TrainConfig, console: Console | None = None, sinks: Sequence[Callable] = ()) -> None:
-        self.cfg, self.console, self.sinks = cfg, console or Console(), sinks
-        self.saved = self._open_run()
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(auto if cfg.device == "auto" else cfg.device)
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        console: Console | None = None,
+        sinks: Sequence[Callable] = (),
+        *,
+        world: World | None = None,
+    ) -> None:
+        self.world, self.sinks = world or join(cfg), sinks
+        self.console = (console or Console()) if self.world.first else Console(file=open(os.devnull, "w"))
+        with self.world.one_by_one():
+            self.cfg = cfg = open_run(cfg, self.world.first)
+            self.data: Data = open_data(cfg, self.console)
+        self.device = self.world.device
+        self.last = checkpoint.last_folder(cfg.run) if cfg.resume else None
         fastdmt_kernels.use(cfg.kernels)
-        self.data: Data = open_data(cfg, self.console)
-        self.model, origins = Model.build(cfg, pretrained=self.saved is None)
-        self.origins = keep_origins(cfg.run, origins, fresh=self.saved is None)
-        self.model.to(self.device)
         self.method = METHODS[cfg.method](cfg.pseudo, cfg.model.probability)
+        self._check_batches()
+        self.model, origins = Model.build(cfg, pretrained=self.last is None)
+        with self.world.one_by_one():
+            self.origins = keep_origins(cfg.run, origins, fresh=self.last is None and self.world.first)
+        self.model.to(self.device)
+        for student in self.model.students:
+            student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
+        self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world)
+        self.whole: Model | None = None  # rank 0's copy of a sharded model, for validation
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
@@ -75,11 +98,17 @@ class Trainer:
             cfg.pseudo,
             size=(cfg.data.size, cfg.data.size),
             min_agree=self.data.dataset.min_agree,
+            group=self.world.group,
+            calls=self.parallel.calls,
         )
+        self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
+        compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
         self.stage_steps = self._stage_steps()
         self.stage, self.done, self.best = WARMUP, 0, -1.0
         self.best_warmup = [-1.0, -1.0]
-        self.optimizers = self._optimizers()
+        self._new_optimizers()
+        self.bad = BadSteps(cfg, self.world)
+        self.clock = Clock(self.device)
         self.interrupted = False
 
     # ------------------------------------------------------------------ the two stages
@@ -87,25 +116,30 @@ class Trainer:
     def run(self) -> Outcome:
         """Train to the end, or until a signal asks to stop."""
         cfg = self.cfg
-        if self.saved is not None:
-            self._restore(*self.saved)
-        step = self.global_step
-        self.observer = Observer(cfg.run, self.console, step, cfg.logger, self.sinks)
-        self.data.write_splits(cfg.run)
+        self.saver = checkpoint.Saver(cfg.run, cfg.scale.keep, self.world)
+        if self.last is not None:
+            self._restore(self.last)
+        self.observer = Silent()
+        if self.world.first:
+            self.observer = Observer(cfg.run, self.console, self.global_step, cfg.logger, self.sinks)
+            self.data.write_splits(cfg.run)
         for line in (*self.data.summary, *self.origins, self._plan_line()):
             self.observer.say(line)
-        with self._signals(), _manual_gc():
+        with Leaving() as self.leaving, _manual_gc():
             try:
                 if self.stage == WARMUP:
                     self._warm_up()
                 if self.stage == UNBIASED and not self.interrupted:
                     self._learn_unbiased()
+                self.saver.close()
             finally:
                 self.observer.end_stage()
         if self.interrupted:
-            self.observer.say(f"stopped at step {self.global_step}, saved; go on with: {self._resume_command()}")
+            self.observer.say(f"stopped at step {self.global_step}, saved; go on with: {resume_command(cfg)}")
+        elif self.world.first:  # for whoever asks whether to start it again
+            (cfg.run / "state.txt").write_text(f"finished at step {self.global_step}\n", encoding="utf-8")
         self.observer.close()
-        return Outcome(cfg.run, self.global_step, self.best, self.interrupted)
+        return Outcome(cfg.run, self.global_step, self.best, self.interrupted, self.leaving.signal)
 
     def _warm_up(self) -> None:
         total = self.stage_steps[WARMUP]
@@ -113,18 +147,27 @@ class Trainer:
             self._begin_unbiased()
             return self._save()
         loaders = [self._loader(self._batch_warmup, 0, seed=10 * self.cfg.seed + 1 + k) for k in range(2)]
-        batches = [self._from(loader, self.done) for loader in loaders]
+        batches = [self._from(loader) for loader in loaders]
         self.observer.stage(WARMUP, total, self.done)
         every = self._eval_every(WARMUP)
         while self.done < total and not self.interrupted:
             self._set_rates(total)
+            self.clock.start()
             losses = []
             for k, student in enumerate(self.model.students):
                 student.train()
-                loss = self.algorithm.warmup(k, next(batches[k]))
-                self._step(k, loss)
-                losses.append(loss.detach())
+                loss = 0.0
+                for part in self._parts():
+                    batch = self._next(batches[k])
+                    with self.autocast():
+                        value = self.algorithm.warmup(k, batch)
+                    self._backward(value, part)
+                    loss = loss + value.detach() / self.cfg.scale.accumulate
+                self.clock.lap("students")
+                self._step([k], loss)
+                losses.append(loss)
             self._advance()
+            self.interrupted = self.world.agree(self.leaving.wanted)
             if self._logs():
                 self._log({"loss_a": losses[0], "loss_b": losses[1]})
             if self.done % every == 0 or self.done == total:
@@ -140,30 +183,28 @@ class Trainer:
 
     def _begin_unbiased(self) -> None:
         """Teachers and students start from each localizer's best warm-up epoch, with fresh optimizers."""
+        self.world.broadcast(None)  # rank 0 has written the files
+        self.parallel.reshard()
         for k, student in enumerate(self.model.students):
             path = (self.cfg.warm_from or self.cfg.run) / f"warmup-{'AB'[k]}.safetensors"
             if path.is_file() or self.cfg.warm_from:
-                student.load_state_dict(checkpoint.read_weights(path))
+                self.model.load_part(f"students.{k}", checkpoint.read_weights(path))
             self.model.teachers[k].load_state_dict(student.state_dict())
-        self.optimizers = self._optimizers()
+        self._new_optimizers()
         self.stage, self.done = UNBIASED, 0
 
     def _learn_unbiased(self) -> None:
         total = self.stage_steps[UNBIASED]
         loader = self._loader(self.cfg.batch_labelled, self.cfg.batch_unlabelled, seed=10 * self.cfg.seed)
-        batches = self._from(loader, self.done)
+        batches = self._from(loader)
         self.observer.stage(UNBIASED, total, self.done)
         every = self._eval_every(UNBIASED)
         momentum = torch.full((), self._momentum(total), device=self.device)
         while self.done < total and not self.interrupted:
             self._set_rates(total)
-            for student in self.model.students:
-                student.train()
-            batch = next(batches)
-            losses = self.algorithm.unbiased(batch)
-            self._step(None, losses.total)
-            self.algorithm.update_teachers(momentum)
+            batch, losses = self.learn(batches, momentum)
             self._advance()
+            self.interrupted = self.world.agree(self.leaving.wanted)
             if self._logs():
                 truth = diagnose(losses.labels, batch, self.algorithm.size, self.algorithm.min_agree)
                 self._log(
@@ -188,48 +229,78 @@ class Trainer:
 
     # ------------------------------------------------------------------ parts of a step
 
-    def _step(self, k: int | None, loss: Tensor) -> None:
-        optimizers = self.optimizers if k is None else [self.optimizers[k]]
-        for optimizer in optimizers:
+    def learn(self, batches: Iterator[Batch], momentum: Tensor) -> tuple[Batch, Losses]:
+        """One step of stage 2, from the loader to the teachers; nothing here waits for the device."""
+        self.clock.start()
+        for student in self.model.students:
+            student.train()
+        for part in self._parts():
+            batch = self._next(batches)
+            with self.autocast():
+                labels = self.algorithm.pseudo_labels(batch)
+                self.clock.lap("teachers")
+                losses = self.algorithm.learn(batch, labels)
+            self._backward(losses.total, part)
+            self.clock.lap("students")
+        self._step([0, 1], losses.total.detach())
+        self.algorithm.update_teachers(momentum)
+        self.clock.lap("ema")
+        return batch, losses
+
+    def _parts(self) -> range:
+        """Parts of a step's batch; gradients start at zero and are averaged over ranks with the last part."""
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for i, optimizer in enumerate(optimizers):
-            student = self.model.students[i if k is None else k]
-            if self.cfg.optim.clip > 0:
-                torch.nn.utils.clip_grad_norm_(student.parameters(), self.cfg.optim.clip)
-            optimizer.step()
-            student.after_step()
+        return range(self.cfg.scale.accumulate)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        batch = next(batches)
+        self.bad.saw(batch)
+        self.clock.lap("data")
+        return batch
+
+    def _backward(self, loss: Tensor, part: int) -> None:
+        parts = self.cfg.scale.accumulate
+        self.parallel.synchronise_gradients(part == parts - 1)
+        loss = loss / parts if parts > 1 else loss
+        (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
+
+    def _step(self, which: list[int], loss: Tensor) -> None:
+        """Optimizers of the named students; teachers and shards are ready for the EMA."""
+        self.parallel.reshard()
+        bad = torch.stack([self.updates[k](loss, self.loss_scale) for k in which]).amax()
+        if self.loss_scale is not None:
+            self.loss_scale.update(bad)
+            bad = (~loss.isfinite()).float()  # an overflow of the scaled gradient is routine, not a fault
+        self.bad.add(self.global_step + 1, bad)
+        for k in which:
+            self.model.students[k].after_step()
+        self.clock.lap("optimizer")
 
     def _advance(self) -> None:
         self.done += 1
         self.observer.advance(self.done)
 
     def _log(self, values: dict[str, Tensor]) -> None:
-        names = list(values)
-        numbers = torch.stack([values[name].float() for name in names]).tolist()  # the one wait for the device
-        require(
-            all(map(math.isfinite, numbers)),
-            f"the loss is not finite at step {self.global_step} ({dict(zip(names, numbers))}); "
-            f"lower --lr and go on with: {self._resume_command()}",
-        )
-        self.observer.scalars(self.global_step, self.done, dict(zip(names, numbers)))
+        """The one wait for the device. Every rank's mean; steps that were skipped; where the time went."""
+        stack = torch.stack([value.float() for value in values.values()]) / self.world.size
+        numbers = dict(zip(values, self.world.sum(stack).tolist(), strict=True))
+        self.bad.read(self.global_step, numbers, self.observer)
+        self.observer.scalars(self.global_step, self.done, numbers)
+        laps, wall = self.clock.read()
+        rows = self._batch_warmup if self.stage == WARMUP else self.cfg.batch_labelled + self.cfg.batch_unlabelled
+        speed = {"pairs_per_s": rows / wall, "step_ms": 1e3 * wall, **{f"{name}_ms": ms for name, ms in laps.items()}}
+        if self.device.type == "cuda":
+            speed["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self.observer.timings(self.global_step, speed)
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """One AdamW per student: (w, b) at their own rate; no decay on norms, biases and (w, b)."""
-        optim = self.cfg.optim
-        out = []
-        for student in self.model.students:
-            decay, plain = [], []
-            for name, p in student.named_parameters():
-                if p.requires_grad and name != "affine":
-                    (decay if p.ndim > 1 else plain).append(p)
-            groups = [
-                {"params": decay, "lr": optim.lr, "weight_decay": optim.weight_decay},
-                {"params": plain, "lr": optim.lr, "weight_decay": 0.0},
-                {"params": [student.affine], "lr": optim.affine_lr, "weight_decay": 0.0},
-            ]
-            out.append(torch.optim.AdamW(groups, fused=True))
-        return out
+    def _new_optimizers(self) -> None:
+        scale, optim = self.cfg.scale, self.cfg.optim
+        self.optimizers = [build_optimizer(s, optim, scale.optimizer) for s in self.model.students]
+        self.updates = [
+            Update(student, optimizer, optim.clip, self.world, self.parallel.sharded)
+            for student, optimizer in zip(self.model.students, self.optimizers, strict=True)
+        ]
 
     def _set_rates(self, total: int) -> None:
         optim = self.cfg.optim
@@ -250,31 +321,56 @@ class Trainer:
     def _validate_warmup(self) -> None:
         values = {}
         scores = self._scores("student A", "student B")
-        for k, (student, score) in enumerate(zip(self.model.students, scores, strict=True)):
-            name = "AB"[k]
+        for k, name in enumerate("AB"):
+            score = scores[f"student {name}"]
             values[f"val_ciou_{name}"], values[f"val_auc_{name}"] = score["ciou"], score["auc"]
             if score["selection"] > self.best_warmup[k]:
                 self.best_warmup[k] = score["selection"]
-                checkpoint.write_weights(self.cfg.run / f"warmup-{name}.safetensors", student.state_dict())
+                if self.world.first:
+                    state = self._gathered().students[k].state_dict()
+                    checkpoint.write_weights(self.cfg.run / f"warmup-{name}.safetensors", state)
         self.observer.scalars(self.global_step, self.done, values)
 
     def _validate_teachers(self, batch: Batch) -> None:
-        score, *others = self._scores("teachers", "A", "B", "students")
-        values = {"val_ciou": score["ciou"], "val_auc": score["auc"]}
-        values |= {f"val_ciou_{name}": other["ciou"] for name, other in zip(("A", "B", "students"), others)}
+        scores = self._scores("teachers", "A", "B", "students")
+        values = {"val_ciou": scores["teachers"]["ciou"], "val_auc": scores["teachers"]["auc"]}
+        values |= {f"val_ciou_{source}": scores[source]["ciou"] for source in ("A", "B", "students")}
         self.observer.scalars(self.global_step, self.done, values)
-        self.observer.picture("maps", self.global_step, training_picture(self.model, batch))
-        if score["selection"] > self.best:
-            self.best = score["selection"]
-            checkpoint.write_weights(self.cfg.run / "best.safetensors", self.model.tensors())
+        if self.world.first:
+            self.observer.picture("maps", self.global_step, training_picture(self._gathered(), batch))
+        if scores["teachers"]["selection"] > self.best:
+            self.best = scores["teachers"]["selection"]
+            if self.world.first:
+                checkpoint.write_weights(self.cfg.run / "best.safetensors", self._gathered().tensors())
 
-    def _scores(self, *sources: str) -> list[dict[str, float]]:
-        """Validation CIoU@0.5 and AUC at the absolute threshold; `selection` breaks CIoU's ties by AUC."""
+    def _gathered(self) -> Model:
+        """Rank 0's whole model, as `_scores` gathered it."""
+        return self.whole if self.parallel.sharded else self.model
+
+    def _scores(self, *sources: str) -> dict[str, dict[str, float]]:
+        """Validation CIoU@0.5 and AUC at the absolute threshold; `selection` breaks CIoU's ties by AUC.
+
+        Rank 0 looks, the others wait for its numbers; shards are gathered for it, one tensor at a time.
+        """
+        if self.parallel.sharded:
+            self.parallel.reshard()
+            if self.world.first and self.whole is None:
+                self.whole = Model.build(self.cfg, pretrained=False)[0].to(self.device)
+            targets = self.whole.tensors() if self.world.first else {}
+            for name, value in self.model.tensors().items():
+                value = full(value)
+                if self.world.first:
+                    targets[name].copy_(value)
+        scores = None
+        if self.world.first:
+            scores = self._validated(self._gathered(), sources)
+        return self.world.broadcast(scores)
+
+    def _validated(self, model: Model, sources: tuple[str, ...]) -> dict[str, dict[str, float]]:
         if not self.data.validation:
-            return [{"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)} for _ in sources]
-        batches = self.data.validation_batches(self.model.front_ends, self.device)
-        scores = validate(self.model, batches, sources)
-        return [scores[s] | {"selection": scores[s]["ciou"] + 1e-3 * scores[s]["auc"]} for s in sources]
+            return {source: {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)} for source in sources}
+        scores = validate(model, self.data.validation_batches(model.front_ends, self.device), sources)
+        return {s: scores[s] | {"selection": scores[s]["ciou"] + 1e-3 * scores[s]["auc"]} for s in sources}
 
     # ------------------------------------------------------------------ state
 
@@ -284,59 +380,60 @@ class Trainer:
         return self.done + (self.stage_steps[WARMUP] if self.stage == UNBIASED else 0)
 
     def _save(self) -> None:
+        self.parallel.reshard()
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
             "stage": self.stage,
             "done": self.done,
             "best": self.best,
             "best_warmup": self.best_warmup,
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "torch_rng": torch.get_rng_state(),
+            "rng": self.world.gather(rng),
         }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(self.cfg.run, self.global_step, self.model.tensors(), state)
+        self.saver.save(self.global_step, self._tensors(), state)
+        if self.interrupted or self.done == self.stage_steps[self.stage]:
+            self.saver.wait()
 
-    def _restore(self, tensors: dict[str, Tensor], state: dict) -> None:
-        self.model.load_tensors(tensors, self.cfg.run / "checkpoints")
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything with a shape that a run goes on from, by name."""
+        tensors = self.model.tensors()
+        for k, optimizer in enumerate(self.optimizers):
+            state = optimizer_tensors(self.model.students[k], optimizer)
+            tensors |= {f"optimizers.{k}.{name}": value for name, value in state.items()}
+        if self.loss_scale is not None:
+            tensors |= {"loss_scale.value": self.loss_scale.value, "loss_scale.good": self.loss_scale.good}
+        return tensors
+
+    def _restore(self, folder: Path) -> None:
+        checkpoint.load_into(folder, self._tensors(), self.world)
+        state = checkpoint.read_state(folder)
         self.stage, self.done = state["stage"], state["done"]
         self.best, self.best_warmup = state["best"], list(state["best_warmup"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["torch_rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-
-    def _open_run(self) -> tuple[dict[str, Tensor], dict] | None:
-        run = self.cfg.run
-        config = run / "config.json"
-        if self.cfg.resume:
-            saved = checkpoint.load_last(run)
-            require(
-                config.is_file(),
-                f"nothing to resume in {run}: it has no config.json; leave --resume out, or give the run's folder",
-            )
-            changed = differences(to_dict(load_config(run)), to_dict(self.cfg))
-            require(
-                not changed,
-                f"{config} says otherwise: {'; '.join(changed)}; resume with the same settings, or give another --run",
-            )
-            return saved
-        require(
-            checkpoint.last_step(run) is None,
-            f"{run} already holds a run; go on with --resume, or give another --run",
-        )
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            config.write_text(json.dumps(to_dict(self.cfg), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise FastDMTError(f"cannot write {config}: {error.strerror}; give another --run") from None
-        return None
+        for update in self.updates:
+            update.remember()
+        # With more processes than were saved, the new ones take the streams of the first ones.
+        rng = state["rng"][self.world.rank % len(state["rng"])]
+        torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
 
     # ------------------------------------------------------------------ plumbing
 
     def _loader(self, labelled: int, unlabelled: int, seed: int):
-        data = self.data
-        plan = Plan(len(data.labelled), len(data.unlabelled) if unlabelled else 0, labelled, unlabelled, seed=seed)
+        data, world, parts = self.data, self.world, self.cfg.scale.accumulate
+        plan = Plan(
+            len(data.labelled),
+            len(data.unlabelled) if unlabelled else 0,
+            labelled // parts,
+            unlabelled // parts,
+            seed,
+            world.rank,
+            world.size,
+        )
+        workers = self.cfg.data.workers
+        if workers < 0:  # the machine's cores belong to all its processes
+            workers = None if world.size == 1 else max(1, cores() * world.nodes // world.size)
         return make_loader(
             data.dataset,
             data.labelled,
@@ -345,19 +442,30 @@ class Trainer:
             data.view(self.model.front_ends, augment=True),
             kind=self.cfg.data.loader,
             device=self.device,
-            workers=None if self.cfg.data.workers < 0 else self.cfg.data.workers,
+            workers=workers,
             cache=self.cfg.data.cache,
             max_bad=self.cfg.data.max_bad_files,
         )
 
-    @staticmethod
-    def _from(loader, step: int) -> Iterator[Batch]:
-        loader.load_state_dict({"step": step})
+    def _from(self, loader) -> Iterator[Batch]:
+        loader.load_state_dict({"step": self.done * self.cfg.scale.accumulate})
         return iter(loader)
 
     @property
     def _batch_warmup(self) -> int:
-        return min(self.cfg.optim.batch, len(self.data.labelled))
+        """The batch, or all labelled clips where they are fewer; always so many for every process and part."""
+        share = self.world.size * self.cfg.scale.accumulate
+        rows = min(self.cfg.optim.batch, len(self.data.labelled))
+        return max(share, rows - rows % share)
+
+    def _check_batches(self) -> None:
+        share = self.world.size * self.cfg.scale.accumulate
+        for name, rows in (("labelled", self.cfg.batch_labelled), ("unlabelled", self.cfg.batch_unlabelled)):
+            require(
+                rows % share == 0,
+                f"{rows} {name} clips a step do not divide by {self.world.size} processes times "
+                f"{self.cfg.scale.accumulate} parts; change --batch or --labelled-share",
+            )
 
     def _stage_steps(self) -> dict[str, int]:
         optim, data = self.cfg.optim, self.data
@@ -384,31 +492,17 @@ class Trainer:
     def _saves(self) -> bool:
         return self.cfg.save_every > 0 and self.done % self.cfg.save_every == 0
 
+    def _where(self) -> str:
+        """Device, format and processes."""
+        how = f", {self.world.size} processes ({self.cfg.scale.parallel})" if self.world.size > 1 else ""
+        return f"{self.device} in {self.format}{how}"
+
     def _plan_line(self) -> str:
         cfg, steps = self.cfg, self.stage_steps
         return (
-            f"{cfg.method} on {self.device}: {steps[WARMUP]} warm-up steps of {self._batch_warmup} labelled, then "
+            f"{cfg.method} on {self._where()}: {steps[WARMUP]} warm-up steps of {self._batch_warmup} labelled, then "
             f"{steps[UNBIASED]} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
         )
-
-    def _resume_command(self) -> str:
-        return f"fastdmt train --run {self.cfg.run} --resume"
-
-    def _signals(self):
-        trainer = self
-
-        class Handlers:
-            def __enter__(self):
-                def stop(signum, frame):
-                    trainer.interrupted = True
-
-                self.old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-
-            def __exit__(self, *exc):
-                for s, handler in self.old.items():
-                    signal.signal(s, handler)
-
-        return Handlers()
 
 
 class _manual_gc:
@@ -423,15 +517,3 @@ class _manual_gc:
         if self.was:
             gc.enable()
         gc.collect()
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Settings that differ and would change the numbers, as "name: old -> new"."""
-    free = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root", "logger"}
-    out = []
-    for key in old:
-        if isinstance(old[key], dict):
-            out += differences(old[key], new[key], f"{prefix}{key}.")
-        elif key not in free and old[key] != new[key]:
-            out.append(f"{prefix}{key} was {old[key]} and is now {new[key]}")
-    return out

@@ -58,7 +58,7 @@ def train(cfg):
 
 
 def final(run):
-    return read_weights(run / "checkpoints" / "step-0000010" / "model.safetensors")
+    return checkpoint.load_tensors(run / "checkpoints" / "step-0000010", prefixes=("",))
 
 
 @pytest.mark.parametrize("method", ["dmt", "mean-teacher", "supervised", "self-supervised"])
@@ -119,19 +119,19 @@ def test_interrupted_and_resumed_equals_uninterrupted(files, tmp_path, stop_afte
 def test_full_disk_keeps_the_last_good_checkpoint(files, tmp_path, monkeypatch):
     cfg = tiny(files, tmp_path / "run")
     calls = []
-    real = torch.save
+    real = checkpoint._write_state
 
-    def full(state, path):
+    def full(path, state):
         calls.append(path)
         if len(calls) == 3:
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(state, path)
+        real(path, state)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(checkpoint, "_write_state", full)
     with pytest.raises(FastDMTError, match=r"disk is full.*checkpoint of step 4 is whole.*--resume"):
         train(cfg)
-    monkeypatch.setattr(torch, "save", real)
+    monkeypatch.setattr(checkpoint, "_write_state", real)
     assert checkpoint.last_step(cfg.run) == 4
     assert train(dataclasses.replace(cfg, resume=True)).step == 10
 

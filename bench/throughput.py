@@ -1,0 +1,328 @@
+"""Training samples a second: the field's way, a careful user's, FastDMT, and FastDMT with one thing taken away.
+
+    python bench/throughput.py --quick                     # the demo's networks, minutes on two cores
+    python bench/throughput.py --device cuda --preset vggsound-10k --data DATA --price 2.5
+
+An unlabelled sample is two teachers' forward passes on the weak view, and two students' forward and backward passes
+on the strong one. Variants run in turn, `--rounds` times; the table shows medians and the spread between quartiles.
+`--stage compute` trains on one cached batch, `data` only loads, `e2e` does both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import date
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in ("", "kernels", "loaders"):
+    sys.path.insert(0, str(ROOT / folder))
+
+import fastdmt_kernels  # noqa: E402
+from fastdmt import reference  # noqa: E402
+from fastdmt.config import TrainConfig, preset  # noqa: E402
+from fastdmt.trainer import UNBIASED, Trainer  # noqa: E402
+
+# Dense bf16 TFLOP/s of the data sheets.
+PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250, "RTX 4090": 165}
+GOALS = {
+    "cuda": {"e2e / eager": 5.0, "e2e / careful": 2.0, "e2e / compute": 0.95, "mfu": 0.35, "wait": 0.02},
+    "cpu": {"e2e / eager": 2.0},
+}
+NAIVE = {"loader": "torch", "cache": "none"}
+
+
+@dataclasses.dataclass
+class Variant:
+    """One row: a trainer of its own, a step, and the batches it draws from."""
+
+    name: str
+    trainer: Trainer
+    step: Callable[[Iterator], None]
+    kernels: str = "auto"
+
+    def __post_init__(self) -> None:
+        t = self.trainer
+        t.stage = UNBIASED
+        self.loader = t._loader(t.cfg.batch_labelled, t.cfg.batch_unlabelled, seed=0)
+        self.batches = iter(self.loader)
+        self.cached = next(self.batches)
+        self.seconds: dict[str, list[float]] = {}
+        self.wait = math.nan
+
+    def time(self, stage: str, steps: int) -> None:
+        """Seconds a step, one more measurement."""
+        fastdmt_kernels.use(self.kernels)
+        batches = repeat(self.cached) if stage == "compute" else self.batches
+        device = self.trainer.device
+        self.trainer.clock.read()
+        synchronise(device)
+        began = time.perf_counter()
+        for _ in range(steps):
+            if stage == "data":
+                next(batches)
+            else:
+                self.step(batches)
+        synchronise(device)
+        self.seconds.setdefault(stage, []).append((time.perf_counter() - began) / steps)
+        laps, wall = self.trainer.clock.read()
+        if stage == "e2e" and "data" in laps:
+            self.wait = laps["data"] / (1e3 * wall)
+        self.trainer.bad._recent.clear()
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def trained(cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict) -> Trainer:
+    cfg = dataclasses.replace(
+        cfg,
+        run=folder / name.replace(" ", "-"),
+        data=dataclasses.replace(cfg.data, **data),
+        scale=dataclasses.replace(cfg.scale, **scale),
+    )
+    return Trainer(cfg, Console(quiet=True))
+
+
+def fast(cfg: TrainConfig, folder: Path, name: str, data: dict | None = None, **scale: object) -> Variant:
+    """FastDMT's own step."""
+    kernels = scale.pop("kernels", "auto")
+    trainer = trained(cfg, folder, name, data or {}, scale)
+    momentum = torch.full((), 0.999, device=trainer.device)
+    return Variant(name, trainer, lambda batches: trainer.learn(batches, momentum), kernels)
+
+
+def plain(cfg: TrainConfig, folder: Path, name: str, careful: bool) -> Variant:
+    """The page of reference.py with a loader that decodes every item every time.
+
+    `careful`: channels_last, the fused optimizer, and bf16 where there is a GPU.
+    """
+    scale = {"compile": "none", "amp": "auto" if careful else "none", "tf32": careful}
+    trainer = trained(cfg, folder, name, NAIVE, scale)
+    students, teachers = trainer.model.students, trainer.model.teachers
+    if not careful:
+        students.to(memory_format=torch.contiguous_format)
+        teachers.to(memory_format=torch.contiguous_format)
+    students.train()
+    parameters = [p for p in students.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=cfg.optim.lr, **({"fused": True} if careful else {"foreach": False}))
+    size = (cfg.data.size, cfg.data.size)
+
+    def step(batches: Iterator) -> None:
+        batch = next(batches)
+        if not careful:
+            batch = dataclasses.replace(
+                batch, frames_weak=batch.frames_weak.contiguous(), frames_strong=batch.frames_strong.contiguous()
+            )
+        with trainer.autocast() if careful else nullcontext():
+            reference.train_step(
+                students, teachers, optimizer, batch, cfg.pseudo, size, trainer.data.dataset.min_agree, 0.999
+            )
+
+    return Variant(name, trainer, step)
+
+
+def variants(cfg: TrainConfig, folder: Path, device: str) -> list[Variant]:
+    compiled = {"compile": "inductor"} if device == "cuda" else {}
+    rows = [
+        plain(cfg, folder, "eager", careful=False),
+        plain(cfg, folder, "careful", careful=True),
+        fast(cfg, folder, "FastDMT", **compiled),
+        fast(cfg, folder, "without its loader", NAIVE, **compiled),
+        fast(cfg, folder, "without kernels", kernels="reference", **compiled),
+    ]
+    if device == "cuda":
+        rows += [
+            fast(cfg, folder, "without compile"),
+            fast(cfg, folder, "without AMP", amp="none", **compiled),
+            fast(cfg, folder, "DALI, no cache", {"loader": "dali", "cache": "none"}, **compiled),
+        ]
+    return rows
+
+
+def flops(variant: Variant) -> int:
+    """Arithmetic of one step, counted operator by operator while the plain step runs once."""
+    with FlopCounterMode(display=False) as counter:
+        variant.step(repeat(variant.cached))
+    return counter.get_total_flops()
+
+
+def peak(device: torch.device) -> tuple[float, str]:
+    """FLOP/s of the device: its data sheet's bf16, or what a matrix product reaches here."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for key, tera in PEAKS.items():
+            if key in name:
+                return tera * 1e12, "data sheet, bf16 dense"
+    n = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    times = []
+    for _ in range(5):
+        synchronise(device)
+        began = time.perf_counter()
+        a @ a
+        synchronise(device)
+        times.append(time.perf_counter() - began)
+    return 2 * n**3 / min(times), f"float32 product of {n} x {n}, measured"
+
+
+def chart(rows: list[tuple[str, float]], title: str, path: Path) -> None:
+    """Horizontal bars."""
+    font, width, height = ImageFont.load_default(15), 820, 30
+    image = Image.new("RGB", (width, height * (len(rows) + 1) + 20), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((10, 8), title, "black", font)
+    top = max(value for _, value in rows)
+    for i, (name, value) in enumerate(rows, 1):
+        y = height * i + 8
+        draw.rectangle((190, y, 190 + 520 * value / top, y + 20), "#2a78b8" if name == "FastDMT" else "#b8c4cc")
+        draw.text((10, y), name, "black", font)
+        draw.text((196 + 520 * value / top, y), f"{value:,.0f}", "black", font)
+    image.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default=None, help="default: demo on the CPU, vggsound-10k's networks on a GPU")
+    parser.add_argument("--data", type=Path, help="data folder; default: the demo's files, made for this")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--stage", choices=("compute", "data", "e2e"), action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=10, help="steps a measurement")
+    parser.add_argument("--batch", type=int, help="clips a step; default: the preset's")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 3 steps")
+    parser.add_argument("--price", type=float, help="of an hour of the device")
+    parser.add_argument("--out", type=Path, help="JSON; default: bench/results/throughput-<machine>-<date>.json")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.steps = 3, 3
+    stages = args.stage or ["compute", "data", "e2e"]
+    kind = torch.device(args.device).type
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        base, demo = preset(args.preset or ("demo" if kind == "cpu" else "vggsound-10k")), preset("demo")
+        data = dataclasses.replace(base.data, root=args.data or folder / "demo")
+        if args.data is None:
+            data = dataclasses.replace(data, annotations=demo.data.annotations)
+            make_files(data.root, 320 if args.quick else 1600)
+        optim = dataclasses.replace(base.optim, batch=args.batch or base.optim.batch)
+        cfg = dataclasses.replace(base, device=args.device, data=data, optim=optim)
+        rows = variants(cfg, folder, kind)
+        device = rows[0].trainer.device
+        work, (limit, limit_from) = flops(rows[0]), peak(device)
+        for row in rows:  # compilation, caches, allocator
+            row.time("compute", 1)
+            row.time("e2e", 1)
+            row.seconds.clear()
+        for number in range(args.rounds):
+            order = rows if number % 2 == 0 else rows[::-1]
+            for stage in stages:
+                for row in order:
+                    row.time(stage, args.steps)
+        report(args, cfg, rows, stages, work, limit, limit_from, device)
+        for row in rows:
+            row.loader.close()
+
+
+def make_files(root: Path, clips: int) -> None:
+    from fastdmt_loaders.demo import make_demo
+
+    make_demo(root, clips=clips, labelled=96)
+
+
+def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
+    """Table, goals, JSON and chart."""
+    unlabelled = cfg.batch_unlabelled
+    results = {}
+    for row in rows:
+        entry = {}
+        for stage in stages:
+            seconds = sorted(row.seconds[stage])
+            quarter = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+            entry[stage] = {"samples_per_s": unlabelled / statistics.median(seconds), "seconds": seconds}
+            entry[stage]["spread"] = (quarter[2] - quarter[0]) / statistics.median(seconds)
+        if "compute" in entry:
+            entry["mfu"] = work / statistics.median(row.seconds["compute"]) / limit
+        entry["wait"] = row.wait
+        results[row.name] = entry
+    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    machine = platform_name(device)
+    print(f"{cfg.preset}, {unlabelled} unlabelled + {cfg.batch_labelled} labelled clips a step, {machine}")
+    print(f"{work / 1e9:,.1f} GFLOP a step; peak {limit / 1e12:,.2f} TFLOP/s ({limit_from})")
+    head = "".join(f"{stage:>10}" for stage in stages)
+    print(f"\n{'unlabelled samples/s':<22}{head}    spread      MFU     wait")
+    for name, entry in results.items():
+        cells = "".join(f"{entry[stage]['samples_per_s']:>10,.1f}" for stage in stages)
+        spread = max(entry[stage]["spread"] for stage in stages)
+        wait = "       -" if math.isnan(entry["wait"]) else f"{entry['wait']:>8.1%}"
+        print(f"{name:<22}{cells}{spread:>10.0%}{entry.get('mfu', math.nan):>9.1%} {wait}")
+    ours = results["FastDMT"]
+    measured: dict[str, float] = {}
+    if "e2e" in stages:
+        speed = ours["e2e"]["samples_per_s"]
+        measured["e2e / eager"] = speed / results["eager"]["e2e"]["samples_per_s"]
+        measured["e2e / careful"] = speed / results["careful"]["e2e"]["samples_per_s"]
+        measured["wait"] = ours["wait"]
+        if "compute" in stages:
+            measured["e2e / compute"] = speed / ours["compute"]["samples_per_s"]
+        if args.price:
+            print(f"\na million samples: {args.price * 1e6 / speed / 3600:,.2f} at {args.price} an hour")
+    if "compute" in stages:
+        measured["mfu"] = ours["mfu"]
+    print(f"\n{'FastDMT':<16}{'measured':>10}{'goal':>8}")
+    for goal_of in ("cpu", "cuda"):
+        for name, goal in GOALS[goal_of].items():
+            value = f"{measured[name]:.2f}" if goal_of == device.type and name in measured else "unmeasured"
+            print(f"{name + ' (' + goal_of + ')':<20}{value:>12}{goal:>8}")
+    slug = "".join(c if c.isalnum() else "-" for c in machine.lower()).strip("-")
+    out = args.out or ROOT / "bench" / "results" / f"throughput-{slug}-{date.today()}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": machine,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "date": str(date.today()),
+        "preset": cfg.preset,
+        "batch": [cfg.batch_labelled, unlabelled],
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "gflop_a_step": work / 1e9,
+        "peak_flops": limit,
+        "memory_gib": memory,
+        "results": results,
+        "measured": measured,
+        "goals": GOALS[device.type],
+    }
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    stage = "e2e" if "e2e" in stages else stages[-1]
+    bars = [(name, entry[stage]["samples_per_s"]) for name, entry in results.items()]
+    chart(bars, f"Unlabelled samples a second, {stage}: {machine}", out.with_suffix(".png"))
+    print(f"\nwritten: {out}, {out.with_suffix('.png')}")
+
+
+def platform_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of {platform.machine()}"
+
+
+if __name__ == "__main__":
+    main()

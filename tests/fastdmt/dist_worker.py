@@ -1,0 +1,108 @@
+"""What the processes of test_distributed.py run; importable by name."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fastdmt.config import preset
+from fastdmt.trainer import Trainer
+
+MODES = {"fsdp": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp"}}
+
+
+def tiny(data: Path, run: Path, **scale):
+    """A run of 3 + 4 steps that keeps some pseudo-labels and drops others, without augmentation's share of noise."""
+    base = preset("demo")
+    return dataclasses.replace(
+        base,
+        run=run,
+        eval_every=3,
+        log_every=1,
+        data=dataclasses.replace(base.data, root=data, size=32, audio_augment="light", workers=0),
+        pseudo=dataclasses.replace(base.pseudo, tau=0.3, delta=0.02, ignore_below=None, lambda_u=1.0),
+        optim=dataclasses.replace(
+            base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-3, lr_warmup=0.0, clip=1.0, labelled_share=0.25
+        ),
+        scale=dataclasses.replace(base.scale, **{"gpus": 0, "sync_bn": True, **scale}),
+    )
+
+
+def quiet() -> Console:
+    return Console(file=open(os.devnull, "w"))
+
+
+class Steady(Trainer):
+    """AdamW turns a gradient that is rounding noise into a whole step of either sign; this eps keeps it small."""
+
+    def _new_optimizers(self):
+        super()._new_optimizers()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["eps"] = 1e-2
+
+
+def every_mode(cfg, world):
+    """One run a mode, and a look at the shards."""
+    sharded = []
+    for name, changes in MODES.items():
+        one = dataclasses.replace(cfg, run=cfg.run / name, scale=dataclasses.replace(cfg.scale, **changes))
+        trainer = Steady(one, quiet(), world=world)
+        trainer.run()
+        local = sum(
+            p.to_local().numel() if trainer.parallel.sharded else p.numel() for p in trainer.model.teachers.parameters()
+        )
+        sharded.append(local / sum(p.numel() for p in trainer.model.teachers.parameters()))
+    return sharded
+
+
+def stop_after(cfg, world, steps: int):
+    """Run until so many steps are done, then a signal asks this process (the last rank only) to leave."""
+    trainer = Steady(cfg, quiet(), world=world)
+    advance = trainer._advance
+
+    def counted():
+        advance()
+        if trainer.global_step == steps and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._advance = counted
+    return trainer.run()
+
+
+def stopped(cfg, world):
+    outcome = stop_after(cfg, world, 2)
+    return outcome.interrupted, outcome.step
+
+
+def finished(cfg, world):
+    outcome = Steady(cfg, quiet(), world=world).run()
+    return outcome.interrupted, outcome.step
+
+
+def killed(cfg, world):
+    """The last rank dies by kill -9 in its third step."""
+    trainer = Steady(cfg, quiet(), world=world)
+    advance = trainer._advance
+
+    def counted():
+        advance()
+        if trainer.global_step == 5 and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer._advance = counted
+    trainer.run()
+
+
+def losses(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    from fastdmt import checkpoint
+
+    return checkpoint.load_tensors(checkpoint.last_folder(run))

@@ -1,0 +1,97 @@
+"""Two processes against one: same batches, same losses, same weights; shards, checkpoints, signals, deaths."""
+
+import dataclasses
+import shutil
+import time
+
+import dist_worker
+import pytest
+import torch
+from dist_worker import losses, tiny, weights
+
+from fastdmt import checkpoint, load
+from fastdmt.config import preset
+from fastdmt.distributed import start
+from fastdmt.errors import FastDMTError
+from fastdmt_loaders.demo import make_demo
+
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo") / "data"
+    make_demo(root, clips=80, labelled=24, seed=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def one(files, tmp_path_factory):
+    """The run of a single process."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    start(tiny(files, run), "dist_worker:finished")
+    return run
+
+
+def assert_same(a, b, rtol=1e-5):
+    la, lb = losses(a), losses(b)
+    assert len(la) == len(lb)
+    for x, y in zip(la, lb):
+        assert x.keys() == y.keys()
+        for key in set(x) - {"stage", "pseudo_iou", "mask_area", "truth_area"}:  # diagnostics: means of ranks' means
+            assert x[key] == pytest.approx(y[key], rel=rtol, abs=1e-6), (x["step"], key)
+    wa, wb = weights(a), weights(b)
+    assert wa.keys() == wb.keys()
+    for key in wa:
+        torch.testing.assert_close(wb[key], wa[key], rtol=rtol, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
+    shares = start(tiny(files, tmp_path / "two", workers_cpu=2), "dist_worker:every_mode")
+    kept = [line["kept"] for line in losses(one) if "kept" in line]
+    assert any(0 < k < 1 for k in kept), "the case must keep some clips and drop others"
+    for name, share in zip(dist_worker.MODES, shares):
+        assert_same(one, tmp_path / "two" / name)
+        assert share == 1 if name == "ddp" else share < 0.6, "teachers are not sharded"
+        model = load(tmp_path / "two" / name)
+        assert all(torch.isfinite(t).all() for t in model.tensors().values())
+
+
+@pytest.mark.slow
+def test_stopped_on_two_goes_on_on_one_and_on_two(files, one, tmp_path):
+    cfg = tiny(files, tmp_path / "run", workers_cpu=2)
+    assert start(cfg, "dist_worker:stopped") == (True, 3)  # one step after the signal: all ranks agree on the step
+    resumed = dataclasses.replace(cfg, resume=True, scale=dataclasses.replace(cfg.scale, workers_cpu=1))
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    assert start(resumed, "dist_worker:finished") == (False, 7)
+    assert_same(one, tmp_path / "run")
+    # 2 -> 2 in the other mode.
+    other = dataclasses.replace(
+        cfg, run=tmp_path / "again", resume=True, scale=dataclasses.replace(cfg.scale, parallel="ddp")
+    )
+    assert start(other, "dist_worker:finished") == (False, 7)
+    assert_same(one, tmp_path / "again")
+
+
+def test_killed_worker_ends_the_group_and_the_run_goes_on(files, one, tmp_path):
+    cfg = tiny(files, tmp_path / "run", workers_cpu=2)
+    began = time.monotonic()
+    with pytest.raises(FastDMTError, match=r"rank 1 was killed by SIGKILL.*go on with: fastdmt train .* --resume"):
+        start(cfg, "dist_worker:killed")
+    assert time.monotonic() - began < 90
+    assert checkpoint.last_step(cfg.run) == 3
+    assert start(dataclasses.replace(cfg, resume=True), "dist_worker:finished") == (False, 7)
+    assert_same(one, cfg.run)
+
+
+def test_impossible_requests_are_one_line(files, tmp_path):
+    cfg = preset("demo")
+    scale = dataclasses.replace(cfg.scale, gpus=99)
+    with pytest.raises(FastDMTError, match=r"--gpus 99, but .* can be seen"):
+        start(dataclasses.replace(cfg, scale=scale), "dist_worker:finished")
+    with pytest.raises(FastDMTError, match="--rdzv HOST:PORT"):
+        start(dataclasses.replace(cfg, scale=dataclasses.replace(cfg.scale, gpus=0, nodes=2)), "dist_worker:finished")
+    with pytest.raises(FastDMTError, match="--workers-cpu goes with --gpus 0"):
+        dataclasses.replace(cfg.scale, workers_cpu=2) and dataclasses.replace(
+            cfg, scale=dataclasses.replace(cfg.scale, workers_cpu=2)
+        )
