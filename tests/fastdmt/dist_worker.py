@@ -24,7 +24,8 @@ def tiny(data: Path, run: Path, **scale):
         eval_every=3,
         log_every=1,
         data=dataclasses.replace(base.data, root=data, size=32, audio_augment="light", workers=0),
-        pseudo=dataclasses.replace(base.pseudo, tau=0.3, delta=0.02, ignore_below=None, lambda_u=1.0),
+        model=dataclasses.replace(base.model, affine_init=(10.0, 0.0)),
+        pseudo=dataclasses.replace(base.pseudo, tau=0.3, delta=0.5, ignore_below=None, lambda_u=1.0),
         optim=dataclasses.replace(
             base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-3, lr_warmup=0.0, clip=1.0, labelled_share=0.25
         ),
