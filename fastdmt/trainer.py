@@ -146,7 +146,11 @@ class Trainer:
         if total == 0:
             self._begin_unbiased()
             return self._save()
-        loaders = [self._loader(self._batch_warmup, 0, seed=10 * self.cfg.seed + 1 + k) for k in range(2)]
+        loaders = [
+            # In stage 1 nobody listens to a batch but its own student.
+            self._loader(self._batch_warmup, 0, 10 * self.cfg.seed + 1 + k, (student.front_end,))
+            for k, student in enumerate(self.model.students)
+        ]
         batches = [self._from(loader) for loader in loaders]
         self.observer.stage(WARMUP, total, self.done)
         every = self._eval_every(WARMUP)
@@ -420,7 +424,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ plumbing
 
-    def _loader(self, labelled: int, unlabelled: int, seed: int):
+    def _loader(self, labelled: int, unlabelled: int, seed: int, front_ends: tuple[str, ...] = ()):
         data, world, parts = self.data, self.world, self.cfg.scale.accumulate
         plan = Plan(
             len(data.labelled),
@@ -439,7 +443,7 @@ class Trainer:
             data.labelled,
             data.unlabelled if unlabelled else [],
             plan,
-            data.view(self.model.front_ends, augment=True),
+            data.view(front_ends or self.model.front_ends, augment=True),
             kind=self.cfg.data.loader,
             device=self.device,
             workers=workers,

@@ -49,6 +49,7 @@ def tiny(data, run, **changes):
         log_every=1,
         data=dataclasses.replace(base.data, root=data, size=32, audio_augment="light"),
         optim=optim,
+        pseudo=dataclasses.replace(base.pseudo, lambda_u=0.1),
         **changes,
     )
 
