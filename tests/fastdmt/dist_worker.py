@@ -27,7 +27,7 @@ def tiny(data: Path, run: Path, **scale):
         model=dataclasses.replace(base.model, affine_init=(10.0, 0.0)),
         pseudo=dataclasses.replace(base.pseudo, tau=0.3, delta=0.5, ignore_below=None, lambda_u=1.0),
         optim=dataclasses.replace(
-            base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-3, lr_warmup=0.0, clip=1.0, labelled_share=0.25
+            base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-4, lr_warmup=0.0, clip=1.0, labelled_share=0.25
         ),
         scale=dataclasses.replace(base.scale, **{"gpus": 0, "sync_bn": True, **scale}),
     )
