@@ -46,6 +46,7 @@ def assert_same(a, b, rtol=1e-5):
         torch.testing.assert_close(wb[key], wa[key], rtol=rtol, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.slow
 def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
     shares = start(tiny(files, tmp_path / "two", workers_cpu=2), "dist_worker:every_mode")
     kept = [line["kept"] for line in losses(one) if "kept" in line]
