@@ -196,8 +196,6 @@ class ScaleConfig:
     """Steps without a finite loss and gradient are skipped; after so many the run stops and names the clips."""
     keep: int = 2
     """Checkpoints kept."""
-    profile: bool = False
-    """Write a Chrome trace of steps 10-15 of each stage to RUN/profile."""
 
 
 @dataclass(frozen=True)
