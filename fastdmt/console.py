@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from rich.console import Console
@@ -12,9 +11,8 @@ PIPE_WIDTH = 120  # columns where nobody can say: in a pipe, rich would take 80 
 
 
 def make_console() -> Console:
-    """As wide as the terminal, or as COLUMNS says, or wide enough for every table."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else PIPE_WIDTH)
+    """As wide as the terminal, or wide enough for every table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 CONSOLE = make_console()
