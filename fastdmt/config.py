@@ -219,7 +219,7 @@ class TrainConfig:
     kernels: Literal["auto", "triton", "reference"] = "auto"
     """Fused kernels on CUDA and plain PyTorch on the CPU (auto), or one of them everywhere."""
     eval_every: int = 0
-    """Validate every so many steps; 0: at each epoch, at least 8 times a stage."""
+    """Validate every so many steps; 0: eight times a stage."""
     save_every: int = 0
     """Checkpoint every so many steps; 0: with each validation."""
     log_every: int = 10

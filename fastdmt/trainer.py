@@ -7,7 +7,6 @@ stage 2 "unbiased": teachers = copies of them; students learn from boxes and pse
 from __future__ import annotations
 
 import gc
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,22 +22,21 @@ from fastdmt_loaders.parallel import cores
 
 from . import checkpoint
 from .clock import Clock
-from .config import TrainConfig, require
+from .config import TrainConfig
 from .data import Data, open_data
 from .distributed import Leaving, World, join, resume_command
 from .dmt import DualMeanTeacherStep, Losses, diagnose
 from .draw import training_picture
-from .evaluate import validate
 from .faults import BadSteps
 from .methods import METHODS
 from .model import Model, keep_origins
 from .observe import Observer, Silent
-from .parallel import Parallel, full
+from .parallel import Parallel
 from .precision import compile_step, precision
 from .run_folder import open_run
+from .schedule import UNBIASED, WARMUP, Schedule
 from .update import Update, build_optimizer, optimizer_tensors
-
-WARMUP, UNBIASED = "warm-up", "unbiased"
+from .validation import Validator
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,9 @@ class Trainer:
         self.last = checkpoint.last_folder(cfg.run) if cfg.resume else None
         fastdmt_kernels.use(cfg.kernels)
         self.method = METHODS[cfg.method](cfg.pseudo, cfg.model.probability)
-        self._check_batches()
+        self.schedule = Schedule(
+            cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, self.method.warms_up
+        )
         self.model, origins = Model.build(cfg, pretrained=self.last is None)
         with self.world.one_by_one():
             self.origins = keep_origins(cfg.run, origins, fresh=self.last is None and self.world.first)
@@ -90,7 +90,7 @@ class Trainer:
         for student in self.model.students:
             student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
         self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world)
-        self.whole: Model | None = None  # rank 0's copy of a sharded model, for validation
+        self.validator = Validator(self.model, self.parallel, self.world, self.data)
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
@@ -103,7 +103,6 @@ class Trainer:
         )
         self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
         compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
-        self.stage_steps = self._stage_steps()
         self.stage, self.done, self.best = WARMUP, 0, -1.0
         self.best_warmup = [-1.0, -1.0]
         self._new_optimizers()
@@ -142,20 +141,20 @@ class Trainer:
         return Outcome(cfg.run, self.global_step, self.best, self.interrupted, self.leaving.signal)
 
     def _warm_up(self) -> None:
-        total = self.stage_steps[WARMUP]
+        total = self.schedule.steps[WARMUP]
         if total == 0:
             self._begin_unbiased()
             return self._save()
         loaders = [
             # In stage 1 nobody listens to a batch but its own student.
-            self._loader(self._batch_warmup, 0, 10 * self.cfg.seed + 1 + k, (student.front_end,))
+            self._loader(self.schedule.batch_warmup, 0, 10 * self.cfg.seed + 1 + k, (student.front_end,))
             for k, student in enumerate(self.model.students)
         ]
         batches = [self._from(loader) for loader in loaders]
         self.observer.stage(WARMUP, total, self.done)
-        every = self._eval_every(WARMUP)
+        every = self.schedule.eval_every(WARMUP)
         while self.done < total and not self.interrupted:
-            self._set_rates(total)
+            self._set_rates()
             self.clock.start()
             losses = []
             for k, student in enumerate(self.model.students):
@@ -198,14 +197,14 @@ class Trainer:
         self.stage, self.done = UNBIASED, 0
 
     def _learn_unbiased(self) -> None:
-        total = self.stage_steps[UNBIASED]
+        total = self.schedule.steps[UNBIASED]
         loader = self._loader(self.cfg.batch_labelled, self.cfg.batch_unlabelled, seed=10 * self.cfg.seed)
         batches = self._from(loader)
         self.observer.stage(UNBIASED, total, self.done)
-        every = self._eval_every(UNBIASED)
-        momentum = torch.full((), self._momentum(total), device=self.device)
+        every = self.schedule.eval_every(UNBIASED)
+        momentum = torch.full((), self.schedule.momentum, device=self.device)
         while self.done < total and not self.interrupted:
-            self._set_rates(total)
+            self._set_rates()
             batch, losses = self.learn(batches, momentum)
             self._advance()
             self.interrupted = self.world.agree(self.leaving.wanted)
@@ -292,8 +291,11 @@ class Trainer:
         self.bad.read(self.global_step, numbers, self.observer)
         self.observer.scalars(self.global_step, self.done, numbers)
         laps, wall = self.clock.read()
-        rows = self._batch_warmup if self.stage == WARMUP else self.cfg.batch_labelled + self.cfg.batch_unlabelled
-        speed = {"pairs_per_s": rows / wall, "step_ms": 1e3 * wall, **{f"{name}_ms": ms for name, ms in laps.items()}}
+        speed = {
+            "pairs_per_s": self.schedule.rows(self.stage) / wall,
+            "step_ms": 1e3 * wall,
+            **{f"{name}_ms": ms for name, ms in laps.items()},
+        }
         if self.device.type == "cuda":
             speed["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.observer.timings(self.global_step, speed)
@@ -306,82 +308,45 @@ class Trainer:
             for student, optimizer in zip(self.model.students, self.optimizers, strict=True)
         ]
 
-    def _set_rates(self, total: int) -> None:
-        optim = self.cfg.optim
-        scale = 0.5 * (1 + math.cos(math.pi * self.done / total)) if optim.schedule == "cosine" else 1.0
-        if optim.lr_warmup:
-            scale *= min(1.0, (self.done + 1) / (optim.lr_warmup * total))
-        lr = optim.lr_unbiased if self.stage == UNBIASED and optim.lr_unbiased else optim.lr
+    def _set_rates(self) -> None:
+        rates = self.schedule.rates(self.stage, self.done)
         for optimizer in self.optimizers:
-            for group, base in zip(optimizer.param_groups, (lr, lr, optim.affine_lr), strict=True):
-                group["lr"] = base * scale
-
-    def _momentum(self, total: int) -> float:
-        pseudo = self.cfg.pseudo
-        return 0.5 ** (1 / max(1.0, pseudo.half_life * total)) if pseudo.half_life > 0 else pseudo.momentum
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     # ------------------------------------------------------------------ validation
 
     def _validate_warmup(self) -> None:
         values = {}
-        scores = self._scores("student A", "student B")
+        scores = self.validator.scores(self.global_step, "student A", "student B")
         for k, name in enumerate("AB"):
             score = scores[f"student {name}"]
             values[f"val_ciou_{name}"], values[f"val_auc_{name}"] = score["ciou"], score["auc"]
             if score["selection"] > self.best_warmup[k]:
                 self.best_warmup[k] = score["selection"]
                 if self.world.first:
-                    state = self._gathered().students[k].state_dict()
+                    state = self.validator.whole.students[k].state_dict()
                     checkpoint.write_weights(self.cfg.run / f"warmup-{name}.safetensors", state)
         self.observer.scalars(self.global_step, self.done, values)
 
     def _validate_teachers(self, batch: Batch) -> None:
-        scores = self._scores("teachers", "A", "B", "students")
+        scores = self.validator.scores(self.global_step, "teachers", "A", "B", "students")
         values = {"val_ciou": scores["teachers"]["ciou"], "val_auc": scores["teachers"]["auc"]}
         values |= {f"val_ciou_{source}": scores[source]["ciou"] for source in ("A", "B", "students")}
         self.observer.scalars(self.global_step, self.done, values)
         if self.world.first:
-            self.observer.picture("maps", self.global_step, training_picture(self._gathered(), batch))
+            self.observer.picture("maps", self.global_step, training_picture(self.validator.whole, batch))
         if scores["teachers"]["selection"] > self.best:
             self.best = scores["teachers"]["selection"]
             if self.world.first:
-                checkpoint.write_weights(self.cfg.run / "best.safetensors", self._gathered().tensors())
-
-    def _gathered(self) -> Model:
-        """Rank 0's whole model, as `_scores` gathered it."""
-        return self.whole if self.parallel.sharded else self.model
-
-    def _scores(self, *sources: str) -> dict[str, dict[str, float]]:
-        """Validation CIoU@0.5 and AUC at the absolute threshold; `selection` breaks CIoU's ties by AUC.
-
-        Rank 0 looks, the others wait for its numbers; shards are gathered for it, one tensor at a time.
-        """
-        if self.parallel.sharded:
-            self.parallel.reshard()
-            if self.world.first and self.whole is None:
-                self.whole = Model.build(self.cfg, pretrained=False)[0].to(self.device)
-            targets = self.whole.tensors() if self.world.first else {}
-            for name, value in self.model.tensors().items():
-                value = full(value)
-                if self.world.first:
-                    targets[name].copy_(value)
-        scores = None
-        if self.world.first:
-            scores = self._validated(self._gathered(), sources)
-        return self.world.broadcast(scores)
-
-    def _validated(self, model: Model, sources: tuple[str, ...]) -> dict[str, dict[str, float]]:
-        if not self.data.validation:
-            return {source: {"ciou": 0.0, "auc": 0.0, "selection": float(self.global_step)} for source in sources}
-        scores = validate(model, self.data.validation_batches(model.front_ends, self.device), sources)
-        return {s: scores[s] | {"selection": scores[s]["ciou"] + 1e-3 * scores[s]["auc"]} for s in sources}
+                checkpoint.write_weights(self.cfg.run / "best.safetensors", self.validator.whole.tensors())
 
     # ------------------------------------------------------------------ state
 
     @property
     def global_step(self) -> int:
         """Optimizer steps since the beginning of stage 1."""
-        return self.done + (self.stage_steps[WARMUP] if self.stage == UNBIASED else 0)
+        return self.done + (self.schedule.steps[WARMUP] if self.stage == UNBIASED else 0)
 
     def _save(self) -> None:
         self.parallel.reshard()
@@ -396,7 +361,7 @@ class Trainer:
             "rng": self.world.gather(rng),
         }
         self.saver.save(self.global_step, self._tensors(), state)
-        if self.interrupted or self.done == self.stage_steps[self.stage]:
+        if self.interrupted or self.done == self.schedule.steps[self.stage]:
             self.saver.wait()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -455,41 +420,6 @@ class Trainer:
         loader.load_state_dict({"step": self.done * self.cfg.scale.accumulate})
         return iter(loader)
 
-    @property
-    def _batch_warmup(self) -> int:
-        """The batch, or all labelled clips where they are fewer; always so many for every process and part."""
-        share = self.world.size * self.cfg.scale.accumulate
-        rows = min(self.cfg.optim.batch, len(self.data.labelled))
-        return max(share, rows - rows % share)
-
-    def _check_batches(self) -> None:
-        share = self.world.size * self.cfg.scale.accumulate
-        for name, rows in (("labelled", self.cfg.batch_labelled), ("unlabelled", self.cfg.batch_unlabelled)):
-            require(
-                rows % share == 0,
-                f"{rows} {name} clips a step do not divide by {self.world.size} processes times "
-                f"{self.cfg.scale.accumulate} parts; change --batch or --labelled-share",
-            )
-
-    def _stage_steps(self) -> dict[str, int]:
-        optim, data = self.cfg.optim, self.data
-        warmup = optim.warmup_steps or math.ceil(optim.warmup_epochs * len(data.labelled) / self._batch_warmup)
-        # The supervised baseline gets as many steps as the methods that see unlabelled clips.
-        unlabelled = max(1, optim.batch - self.cfg.batch_labelled)
-        steps = optim.steps or math.ceil(optim.epochs * len(data.unlabelled) / unlabelled)
-        return {WARMUP: warmup if self.method.warms_up and not self.cfg.warm_from else 0, UNBIASED: steps}
-
-    def _eval_every(self, stage: str) -> int:
-        if self.cfg.eval_every:
-            return self.cfg.eval_every
-        optim = self.cfg.optim
-        if stage == WARMUP:
-            epoch = math.ceil(len(self.data.labelled) / self._batch_warmup)
-        else:
-            epoch = math.ceil(len(self.data.unlabelled) / max(1, optim.batch - self.cfg.batch_labelled))
-        # Small sets have epochs of a few steps: never more than some 8 validations a stage because of that.
-        return max(1, math.ceil(self.stage_steps[stage] / 8), epoch if epoch < self.stage_steps[stage] / 8 else 1)
-
     def _logs(self) -> bool:
         return self.done % self.cfg.log_every == 0
 
@@ -502,9 +432,9 @@ class Trainer:
         return f"{self.device} in {self.format}{how}"
 
     def _plan_line(self) -> str:
-        cfg, steps = self.cfg, self.stage_steps
+        cfg, steps, rows = self.cfg, self.schedule.steps, self.schedule.rows(WARMUP)
         return (
-            f"{cfg.method} on {self._where()}: {steps[WARMUP]} warm-up steps of {self._batch_warmup} labelled, then "
+            f"{cfg.method} on {self._where()}: {steps[WARMUP]} warm-up steps of {rows} labelled, then "
             f"{steps[UNBIASED]} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
         )
 
