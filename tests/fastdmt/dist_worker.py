@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 
 from fastdmt.config import preset
+from fastdmt.parallel import full
+from fastdmt.schedule import UNBIASED
 from fastdmt.trainer import Trainer
 
 MODES = {"fsdp": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp"}}
@@ -97,6 +99,43 @@ def killed(cfg, world):
 
     trainer._advance = counted
     trainer.run()
+
+
+def poisoned(cfg, world):
+    """One step's loss is not a number on the last rank only: no rank may take that step.
+
+    Returns:
+        How the run ended, and of each rank how many tensors the poisoned step changed, and how far it is from rank 0 in the end.
+    """
+    trainer = Steady(cfg, quiet(), world=world)
+    learn, update = trainer.algorithm.learn, trainer._step
+    before, changed = [], []
+
+    def state():
+        tensors = trainer.model.students.state_dict().values()
+        return [full(t).clone() for t in tensors if t.is_floating_point()]
+
+    def poisoned_now():
+        return trainer.stage == UNBIASED and trainer.done == 1
+
+    def spoilt(batch, labels):
+        if poisoned_now():
+            before[:] = state()
+        out = learn(batch, labels)
+        bad = poisoned_now() and world.rank == world.size - 1
+        return out._replace(total=out.total * float("nan")) if bad else out
+
+    def watched(which, loss):
+        update(which, loss)
+        if poisoned_now():
+            changed.append(sum(not torch.equal(a, b) for a, b in zip(before, state())))
+
+    trainer.algorithm.learn, trainer._step = spoilt, watched
+    outcome = trainer.run()
+    flat = torch.cat([t.float().flatten() for t in state()])
+    mean = world.sum(flat.clone()) / world.size
+    apart = (flat - mean).abs().max().item()
+    return outcome.interrupted, outcome.step, world.gather((changed, apart, bool(flat.isfinite().all())))
 
 
 def losses(run: Path) -> list[dict]:

@@ -85,6 +85,24 @@ def test_killed_worker_ends_the_group_and_the_run_goes_on(files, one, tmp_path):
     assert_same(one, cfg.run)
 
 
+@pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(files, tmp_path, parallel):
+    cfg = tiny(files, tmp_path / "run", workers_cpu=2, parallel=parallel)
+    interrupted, step, ranks = start(cfg, "dist_worker:poisoned")
+    assert (interrupted, step) == (False, 7)
+    for changed, apart, finite in ranks:
+        assert changed == [0], "the poisoned step changed weights or statistics"
+        assert apart == 0 and finite
+    assert "1 skipped, 1 in all" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_more_processes_than_labelled_and_validation_clips(tmp_path):
+    make_demo(tmp_path / "few", clips=16, labelled=1, seed=2)
+    cfg = tiny(tmp_path / "few", tmp_path / "run", workers_cpu=2)
+    assert start(cfg, "dist_worker:finished") == (False, 7)
+    assert all(t.isfinite().all() for t in load(cfg.run).tensors().values())
+
+
 def test_impossible_requests_are_one_line(files, tmp_path):
     cfg = preset("demo")
     scale = dataclasses.replace(cfg.scale, gpus=99)
