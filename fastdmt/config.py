@@ -162,7 +162,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScaleConfig:
-    """Processes, precision and faults. Nothing here but amp, tf32, sync_bn, accumulate and optimizer moves a number."""
+    """Processes, precision, faults. Only amp, tf32, sync_bn, accumulate, pack_accepted and optimizer move a number."""
 
     gpus: int = -1
     """GPUs of this machine, one process each; 0: the CPU; -1: one process on --device."""
@@ -192,6 +192,9 @@ class ScaleConfig:
     """torch's fused AdamW, or NVIDIA apex's FusedAdam where it is built."""
     accumulate: int = 1
     """Parts of a step's batch, one after the other, gradients summed; contrast is within a part."""
+    pack_accepted: float = 0.0
+    """Unlabelled rows that the students see, as a share: accepted clips wait in a queue until there is room, rejected
+    ones cost nothing. A little above the share that is kept is right. 0: all rows, rejected ones at weight 0."""
     max_bad_steps: int = 5
     """Steps without a finite loss and gradient are skipped; after so many the run stops and names the clips."""
     keep: int = 2
@@ -256,6 +259,11 @@ class TrainConfig:
         require(
             min(self.scale.workers_cpu, self.scale.nodes, self.scale.accumulate, self.scale.keep) >= 1,
             "--workers-cpu, --nodes, --accumulate and --keep must be at least 1",
+        )
+        require(0 <= self.scale.pack_accepted <= 1, "--pack-accepted is a share of the rows: give it in [0, 1]")
+        require(
+            self.scale.pack_accepted == 0 or self.method == "dmt",
+            "--pack-accepted needs --method dmt: with other methods the two students learn from different clips",
         )
         require(self.scale.workers_cpu == 1 or self.scale.gpus == 0, "--workers-cpu goes with --gpus 0")
         require(self.optim.batch % self.scale.accumulate == 0, "--batch must divide by --accumulate")

@@ -150,7 +150,7 @@ class DualMeanTeacherStep:
         supervised, contrastive = [], []
         for k, student in enumerate(self.students):
             out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
-            target, weight, valid = self._targets(boxes, labels[k] if labels else None, len(batch.ids))
+            target, weight, valid = self._targets(boxes, labels[k] if labels else None, len(batch.frames_strong))
             if self.method.uses_labels:
                 rows = slice(0, len(target))
                 supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid))

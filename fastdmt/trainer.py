@@ -31,6 +31,7 @@ from .faults import BadSteps
 from .methods import METHODS
 from .model import Model, keep_origins
 from .observe import Observer, Silent
+from .packing import AcceptedQueue
 from .parallel import Parallel
 from .precision import compile_step, precision
 from .run_folder import open_run
@@ -106,6 +107,7 @@ class Trainer:
         self.stage, self.done, self.best = WARMUP, 0, -1.0
         self.best_warmup = [-1.0, -1.0]
         self._new_optimizers()
+        self.queue = AcceptedQueue(cfg.scale.pack_accepted) if cfg.scale.pack_accepted else None
         self.bad = BadSteps(cfg, self.world)
         self.clock = Clock(self.device)
         self.interrupted = False
@@ -241,13 +243,19 @@ class Trainer:
             batch = self._next(batches)
             with self.autocast():
                 labels = self.algorithm.pseudo_labels(batch)
+                seen = (batch, labels)
+                if self.queue and labels:
+                    packed, label = self.queue.exchange(batch, labels[0])
+                    seen = (packed, [label, label])
                 self.clock.lap("teachers")
-                losses = self.algorithm.learn(batch, labels)
+                losses = self.algorithm.learn(*seen)
             self._backward(losses.total, part)
             self.clock.lap("students")
         self._step([0, 1], losses.total.detach())
         self.algorithm.update_teachers(momentum)
         self.clock.lap("ema")
+        if labels:  # what the teachers said of this step's clips, whichever the students saw
+            losses = losses._replace(labels=labels, kept=torch.stack([c.keep.float().mean() for c in labels]).mean())
         return batch, losses
 
     def _parts(self) -> range:
@@ -360,7 +368,10 @@ class Trainer:
             "best_warmup": self.best_warmup,
             "rng": self.world.gather(rng),
         }
-        self.saver.save(self.global_step, self._tensors(), state)
+        tensors = self._tensors()
+        if self.queue:
+            tensors |= {self._queued + name: t for name, t in self.queue.state_dict().items()}
+        self.saver.save(self.global_step, tensors, state)
         if self.interrupted or self.done == self.schedule.steps[self.stage]:
             self.saver.wait()
 
@@ -374,6 +385,11 @@ class Trainer:
             tensors |= {"loss_scale.value": self.loss_scale.value, "loss_scale.good": self.loss_scale.good}
         return tensors
 
+    @property
+    def _queued(self) -> str:
+        """Begin of the names of this process's waiting clips in a checkpoint."""
+        return f"queue.{self.world.rank}."
+
     def _restore(self, folder: Path) -> None:
         checkpoint.load_into(folder, self._tensors(), self.world)
         state = checkpoint.read_state(folder)
@@ -381,6 +397,9 @@ class Trainer:
         self.best, self.best_warmup = state["best"], list(state["best_warmup"])
         for update in self.updates:
             update.remember()
+        if self.queue and len(state["rng"]) == self.world.size:  # else it begins empty: its rows are of another shape
+            waiting = checkpoint.load_tensors(folder, (self._queued,))
+            self.queue.load_state_dict({n.removeprefix(self._queued): t for n, t in waiting.items()}, self.device)
         # With more processes than were saved, the new ones take the streams of the first ones.
         rng = state["rng"][self.world.rank % len(state["rng"])]
         torch.set_rng_state(rng["cpu"])

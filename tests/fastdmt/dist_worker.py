@@ -105,7 +105,8 @@ def poisoned(cfg, world):
     """One step's loss is not a number on the last rank only: no rank may take that step.
 
     Returns:
-        How the run ended, and of each rank how many tensors the poisoned step changed, and how far it is from rank 0 in the end.
+        How the run ended; of each rank the number of tensors that the poisoned step changed, how far it is from the
+        ranks' mean in the end, and whether all is finite.
     """
     trainer = Steady(cfg, quiet(), world=world)
     learn, update = trainer.algorithm.learn, trainer._step

@@ -81,18 +81,24 @@ def test_every_method_trains_and_leaves_a_complete_run(files, tmp_path, method):
         assert not held & set((run / "lists" / f"{name}.txt").read_text().split())
 
 
-def test_same_seed_same_run_and_teachers_differ_from_students(files, tmp_path):
-    for name in "ab":
-        train(tiny(files, tmp_path / name))
-    a, b = final(tmp_path / "a"), final(tmp_path / "b")
+def test_same_seed_same_run_and_teachers_differ_from_students(files, whole, tmp_path):
+    train(tiny(files, tmp_path / "b"))
+    a, b = final(whole), final(tmp_path / "b")
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert (tmp_path / "a" / "metrics.jsonl").read_text() == (tmp_path / "b" / "metrics.jsonl").read_text()
+    assert (whole / "metrics.jsonl").read_text() == (tmp_path / "b" / "metrics.jsonl").read_text()
     assert any(not torch.equal(a[k], a[k.replace("students", "teachers")]) for k in a if k.startswith("students"))
 
 
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(tiny(files, run))
+    return run
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 5, 8])
-def test_interrupted_and_resumed_equals_uninterrupted(files, tmp_path, stop_after):
-    train(tiny(files, tmp_path / "whole"))
+def test_interrupted_and_resumed_equals_uninterrupted(files, whole, tmp_path, stop_after):
     cfg = tiny(files, tmp_path / "parts")
     trainer = Trainer(cfg, QUIET)
     steps = 0
@@ -110,10 +116,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(files, tmp_path, stop_afte
     assert checkpoint.last_step(cfg.run) == stop_after
     outcome = train(dataclasses.replace(cfg, resume=True))
     assert outcome.step == 10
-    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "parts" / "metrics.jsonl").read_text()
-    best_whole, best_parts = (read_weights(tmp_path / n / "best.safetensors") for n in ("whole", "parts"))
+    expected, parts = final(whole), final(cfg.run)
+    assert all(torch.equal(expected[key], parts[key]) for key in expected)
+    assert (whole / "metrics.jsonl").read_text() == (cfg.run / "metrics.jsonl").read_text()
+    best_whole, best_parts = (read_weights(run / "best.safetensors") for run in (whole, cfg.run))
     assert all(torch.equal(best_whole[key], best_parts[key]) for key in best_whole)
 
 
