@@ -309,7 +309,7 @@ def _demo() -> TrainConfig:
         pseudo=PseudoLabelConfig(delta=0.6, tau=0.7, ignore_below=0.4, lambda_u=0.0, half_life=0.15),
         optim=OptimConfig(
             warmup_steps=250,
-            steps=400,
+            steps=600,
             batch=48,
             labelled_share=1 / 3,
             lr=3e-3,

@@ -180,7 +180,7 @@ def logmel(pcm: Tensor) -> Tensor:
         length = (96 * patches - 1) * 160 + 400
         pcm = torch.nn.functional.pad(pcm, (0, max(0, length - pcm.shape[1])))[:, :length]
         window, bands = _mel_tables(pcm.device)
-        magnitude = torch.fft.rfft(pcm.unfold(1, 400, 160) * window, n=512).abs()
+        magnitude = _power(torch.fft.rfft(pcm.unfold(1, 400, 160) * window, n=512)).sqrt_()
         return torch.log(magnitude @ bands + 0.01).view(len(pcm), patches, 1, 96, 64)
 
 
@@ -199,8 +199,14 @@ def spectrogram(pcm: Tensor) -> Tensor:
         window, density = _tukey_tables(pcm.device)
         segments = pcm.float().unfold(1, 512, 238)
         segments = (segments - segments.mean(dim=2, keepdim=True)) * window
-        spectrum = torch.view_as_real(torch.fft.rfft(segments)).square().sum(dim=-1)
+        spectrum = _power(torch.fft.rfft(segments))
         return (torch.log(spectrum * density + 1e-7) / 12).transpose(1, 2).unsqueeze(1)
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    """|spectrum|^2; on a CPU a third of the time of abs() or of a sum over the last two numbers."""
+    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+    return torch.addcmul(real * real, imaginary, imaginary)
 
 
 def waveform(pcm: Tensor) -> Tensor:
