@@ -5,7 +5,10 @@
 
 An unlabelled sample is two teachers' forward passes on the weak view, and two students' forward and backward passes
 on the strong one. Variants run in turn, `--rounds` times; the table shows medians and the spread between quartiles.
-`--stage compute` trains on one cached batch, `data` only loads, `e2e` does both.
+`--stage compute` trains on one cached batch, `data` only loads, `e2e` does both. In the rows `half kept` every second
+unlabelled clip is accepted, first as masked rows, then packed into half as many (--pack-accepted).
+
+    python bench/throughput.py --gpus 1,2,4,8              # or --workers-cpu 1,2: the same batch in every process
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ for folder in ("", "kernels", "loaders"):
 import fastdmt_kernels  # noqa: E402
 from fastdmt import reference  # noqa: E402
 from fastdmt.config import TrainConfig, preset  # noqa: E402
-from fastdmt.trainer import UNBIASED, Trainer  # noqa: E402
+from fastdmt.distributed import World, start  # noqa: E402
+from fastdmt.schedule import UNBIASED  # noqa: E402
+from fastdmt.trainer import Trainer  # noqa: E402
 
 # Dense bf16 TFLOP/s of the data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250, "RTX 4090": 165}
@@ -45,6 +50,7 @@ GOALS = {
     "cuda": {"e2e / eager": 5.0, "e2e / careful": 2.0, "e2e / compute": 0.95, "mfu": 0.35, "wait": 0.02},
     "cpu": {"e2e / eager": 2.0},
 }
+SCALING_ROUNDS, SCALING_STEPS = 5, 4
 NAIVE = {"loader": "torch", "cache": "none"}
 
 
@@ -56,12 +62,13 @@ class Variant:
     trainer: Trainer
     step: Callable[[Iterator], None]
     kernels: str = "auto"
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         t = self.trainer
         t.stage = UNBIASED
         self.loader = t._loader(t.cfg.batch_labelled, t.cfg.batch_unlabelled, seed=0)
-        self.batches = iter(self.loader)
+        self.batches = iter(self.loader) if self.overlap else map(self.loader._finish, self.loader.source.batches(0))
         self.cached = next(self.batches)
         self.seconds: dict[str, list[float]] = {}
         self.wait = math.nan
@@ -104,10 +111,24 @@ def trained(cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict) 
 
 def fast(cfg: TrainConfig, folder: Path, name: str, data: dict | None = None, **scale: object) -> Variant:
     """FastDMT's own step."""
-    kernels = scale.pop("kernels", "auto")
+    kernels, overlap = scale.pop("kernels", "auto"), scale.pop("overlap", True)
     trainer = trained(cfg, folder, name, data or {}, scale)
     momentum = torch.full((), 0.999, device=trainer.device)
-    return Variant(name, trainer, lambda batches: trainer.learn(batches, momentum), kernels)
+    return Variant(name, trainer, lambda batches: trainer.learn(batches, momentum), kernels, overlap)
+
+
+def half_kept(variant: Variant) -> Variant:
+    """The same step when the teachers accept every second clip, whatever they see."""
+    algorithm = variant.trainer.algorithm
+    judge = algorithm.pseudo_labels
+
+    def every_second(batch):
+        label = judge(batch)[0]
+        keep = torch.arange(len(label.keep), device=label.keep.device) % 2 == 0
+        return [label._replace(keep=keep)] * 2
+
+    algorithm.pseudo_labels = every_second
+    return variant
 
 
 def plain(cfg: TrainConfig, folder: Path, name: str, careful: bool) -> Variant:
@@ -149,8 +170,13 @@ def variants(cfg: TrainConfig, folder: Path, device: str) -> list[Variant]:
         fast(cfg, folder, "without its loader", NAIVE, **compiled),
         fast(cfg, folder, "without kernels", kernels="reference", **compiled),
     ]
+    rows += [
+        half_kept(fast(cfg, folder, "half kept", **compiled)),
+        half_kept(fast(cfg, folder, "half kept, packed", pack_accepted=0.5, **compiled)),
+    ]
     if device == "cuda":
         rows += [
+            fast(cfg, folder, "without overlap", overlap=False, **compiled),
             fast(cfg, folder, "without compile"),
             fast(cfg, folder, "without AMP", amp="none", **compiled),
             fast(cfg, folder, "DALI, no cache", {"loader": "dali", "cache": "none"}, **compiled),
@@ -199,6 +225,46 @@ def chart(rows: list[tuple[str, float]], title: str, path: Path) -> None:
     image.save(path)
 
 
+def scaling(cfg: TrainConfig, counts: list[int]) -> dict[str, dict[int, float]]:
+    """Unlabelled samples a second of so many processes, every one with the whole batch of `cfg`; both modes."""
+    table: dict[str, dict[int, float]] = {}
+    on_gpu = cfg.device != "cpu"
+    for count in counts:
+        optim = dataclasses.replace(cfg.optim, batch=count * cfg.optim.batch)
+        for mode in ("fsdp", "ddp"):
+            where = {"gpus": count} if on_gpu else {"gpus": 0, "workers_cpu": count}
+            changes = {**where, "parallel": mode, "compile": "inductor" if on_gpu else "none"}
+            scale = dataclasses.replace(cfg.scale, **changes)
+            run = cfg.run.with_name(f"{mode}-{count}")
+            one = dataclasses.replace(cfg, run=run, optim=optim, scale=scale, device="auto")
+            seconds = start(one, f"{Path(__file__).stem}:scaled")
+            table.setdefault(mode, {})[count] = one.batch_unlabelled / seconds
+    return table
+
+
+def scaled(cfg: TrainConfig, world: World) -> float:
+    """A process of `scaling`: median seconds of a step, slowest rank."""
+    trainer = Trainer(cfg, Console(quiet=True), world=world)
+    momentum = torch.full((), 0.999, device=trainer.device)
+    row = Variant(trainer.cfg.scale.parallel, trainer, lambda batches: trainer.learn(batches, momentum))
+    row.time("e2e", 2)
+    row.seconds.clear()
+    for _ in range(SCALING_ROUNDS):
+        row.time("e2e", SCALING_STEPS)
+    row.loader.close()
+    return max(world.gather(statistics.median(row.seconds["e2e"])))
+
+
+def print_scaling(table: dict[str, dict[int, float]]) -> None:
+    print(f"\n{'processes':<12}" + "".join(f"{mode:>12}{'efficiency':>12}" for mode in table))
+    for count in next(iter(table.values())):
+        cells = ""
+        for speeds in table.values():
+            first = min(speeds)
+            cells += f"{speeds[count]:>12,.1f}{speeds[count] / count / (speeds[first] / first):>12.0%}"
+        print(f"{count:<12}{cells}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default=None, help="default: demo on the CPU, vggsound-10k's networks on a GPU")
@@ -208,6 +274,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="steps a measurement")
     parser.add_argument("--batch", type=int, help="clips a step; default: the preset's")
+    parser.add_argument("--gpus", type=counts, default=[], help="numbers of GPUs, 1,2,4,8: the scaling table alone")
+    parser.add_argument("--workers-cpu", type=counts, default=[], help="the same with processes on the CPU, 1,2")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 3 steps")
     parser.add_argument("--price", type=float, help="of an hour of the device")
     parser.add_argument("--out", type=Path, help="JSON; default: bench/results/throughput-<machine>-<date>.json")
@@ -225,6 +293,12 @@ def main() -> None:
             make_files(data.root, 320 if args.quick else 1600)
         optim = dataclasses.replace(base.optim, batch=args.batch or base.optim.batch)
         cfg = dataclasses.replace(base, device=args.device, data=data, optim=optim)
+        if args.gpus or args.workers_cpu:
+            cfg = dataclasses.replace(cfg, run=folder / "scaling", device="cuda" if args.gpus else "cpu")
+            table = scaling(cfg, args.gpus or args.workers_cpu)
+            print_scaling(table)
+            write(args.out, "scaling", torch.device(cfg.device), {"preset": cfg.preset, "samples_per_s": table})
+            return
         rows = variants(cfg, folder, kind)
         device = rows[0].trainer.device
         work, (limit, limit_from) = flops(rows[0]), peak(device)
@@ -240,6 +314,10 @@ def main() -> None:
         report(args, cfg, rows, stages, work, limit, limit_from, device)
         for row in rows:
             row.loader.close()
+
+
+def counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def make_files(root: Path, clips: int) -> None:
@@ -259,9 +337,10 @@ def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
             quarter = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
             entry[stage] = {"samples_per_s": unlabelled / statistics.median(seconds), "seconds": seconds}
             entry[stage]["spread"] = (quarter[2] - quarter[0]) / statistics.median(seconds)
-        if "compute" in entry:
+        if "compute" in entry and "packed" not in row.name:  # which does less work a step than was counted
             entry["mfu"] = work / statistics.median(row.seconds["compute"]) / limit
-        entry["wait"] = row.wait
+        if not math.isnan(row.wait):
+            entry["wait"] = row.wait
         results[row.name] = entry
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     machine = platform_name(device)
@@ -272,19 +351,24 @@ def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
     for name, entry in results.items():
         cells = "".join(f"{entry[stage]['samples_per_s']:>10,.1f}" for stage in stages)
         spread = max(entry[stage]["spread"] for stage in stages)
-        wait = "       -" if math.isnan(entry["wait"]) else f"{entry['wait']:>8.1%}"
-        print(f"{name:<22}{cells}{spread:>10.0%}{entry.get('mfu', math.nan):>9.1%} {wait}")
+        wait = f"{entry['wait']:>8.1%}" if "wait" in entry else "       -"
+        mfu = f"{entry['mfu']:>9.1%}" if "mfu" in entry else "        -"
+        print(f"{name:<22}{cells}{spread:>10.0%}{mfu} {wait}")
     ours = results["FastDMT"]
     measured: dict[str, float] = {}
     if "e2e" in stages:
         speed = ours["e2e"]["samples_per_s"]
         measured["e2e / eager"] = speed / results["eager"]["e2e"]["samples_per_s"]
         measured["e2e / careful"] = speed / results["careful"]["e2e"]["samples_per_s"]
-        measured["wait"] = ours["wait"]
+        if "wait" in ours:
+            measured["wait"] = ours["wait"]
         if "compute" in stages:
             measured["e2e / compute"] = speed / ours["compute"]["samples_per_s"]
         if args.price:
             print(f"\na million samples: {args.price * 1e6 / speed / 3600:,.2f} at {args.price} an hour")
+        half, packed = (results[name]["e2e"]["samples_per_s"] for name in ("half kept", "half kept, packed"))
+        measured["packed / masked"] = packed / half
+        print(f"\npacked / masked rows, half of the clips kept: {measured['packed / masked']:.2f}")
     if "compute" in stages:
         measured["mfu"] = ours["mfu"]
     print(f"\n{'FastDMT':<16}{'measured':>10}{'goal':>8}")
@@ -292,14 +376,8 @@ def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
         for name, goal in GOALS[goal_of].items():
             value = f"{measured[name]:.2f}" if goal_of == device.type and name in measured else "unmeasured"
             print(f"{name + ' (' + goal_of + ')':<20}{value:>12}{goal:>8}")
-    slug = "".join(c if c.isalnum() else "-" for c in machine.lower()).strip("-")
-    out = args.out or ROOT / "bench" / "results" / f"throughput-{slug}-{date.today()}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "machine": machine,
-        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "date": str(date.today()),
         "preset": cfg.preset,
         "batch": [cfg.batch_labelled, unlabelled],
         "rounds": args.rounds,
@@ -311,11 +389,23 @@ def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
         "measured": measured,
         "goals": GOALS[device.type],
     }
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    out = write(args.out, "throughput", device, record)
     stage = "e2e" if "e2e" in stages else stages[-1]
     bars = [(name, entry[stage]["samples_per_s"]) for name, entry in results.items()]
     chart(bars, f"Unlabelled samples a second, {stage}: {machine}", out.with_suffix(".png"))
-    print(f"\nwritten: {out}, {out.with_suffix('.png')}")
+    print(f"written: {out.with_suffix('.png')}")
+
+
+def write(out: Path | None, kind: str, device: torch.device, record: dict) -> Path:
+    """The JSON of a measurement, with its machine and date."""
+    machine = platform_name(device)
+    slug = "".join(c if c.isalnum() else "-" for c in machine.lower()).strip("-")
+    out = out or ROOT / "bench" / "results" / f"{kind}-{slug}-{date.today()}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"machine": machine, "torch": torch.__version__, "date": str(date.today()), **record}
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwritten: {out}")
+    return out
 
 
 def platform_name(device: torch.device) -> str:
