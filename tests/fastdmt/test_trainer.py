@@ -223,6 +223,37 @@ def test_empty_sound_file(data, tmp_path, capsys):
     assert sound.name in refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0"))
 
 
+# ------------------------------------------------------------------ loaders
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_loader_trains_to_the_same_quality(tmp_path):
+    """The same items in the same views: what is left are the decoders' rounding and the sums'."""
+    make_demo(tmp_path / "data", clips=240, labelled=60, seed=3)
+
+    def quality(name: str, seed: int, **data) -> tuple[float, float]:
+        cfg = tiny(tmp_path / "data", tmp_path / name, seed=seed)
+        cfg = dataclasses.replace(
+            cfg,
+            eval_every=50,
+            data=dataclasses.replace(cfg.data, size=64, **data),
+            optim=dataclasses.replace(cfg.optim, batch=24, warmup_steps=60, steps=40),
+        )
+        train(cfg)
+        lines = [json.loads(line) for line in (cfg.run / "metrics.jsonl").read_text().splitlines()]
+        first = [line["loss_a"] + line["loss_b"] for line in lines if "loss_a" in line]
+        last = [line["supervised"] for line in lines if "supervised" in line]
+        return sum(first[:10]) / 20, sum(last[-20:]) / 20
+
+    start, torch_workers = quality("torch", 0, loader="torch", cache="none", workers=2)
+    assert torch_workers < 0.7 * start, "nothing was learnt"
+    noise = abs(torch_workers - quality("seed", 1, loader="torch", cache="host")[1])
+    for name, options in (("dali", {"loader": "dali", "cache": "none", "workers": 2}), ("cache", {"cache": "host"})):
+        other = quality(name, 0, **options)[1]
+        assert abs(other - torch_workers) < max(noise, 0.05 * torch_workers), (name, other, torch_workers, noise)
+
+
 # ------------------------------------------------------------------ kill -9
 
 
