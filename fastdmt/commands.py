@@ -39,10 +39,22 @@ def train_here(cfg: TrainConfig, world: World) -> int:
     outcome = Trainer(cfg, CONSOLE, world=world).run()
     if outcome.interrupted:
         return 130 if outcome.signal == signal.SIGINT else 0
-    return _trained(outcome) if world.first else 0
+    return _say_next(outcome) if world.first else 0
 
 
-def _trained(outcome: Outcome) -> int:
+def train_part(cfg: TrainConfig, world: World) -> None:
+    """One process's part of a training that another command asked for."""
+    Trainer(cfg, CONSOLE, world=world).run()
+
+
+def trained(cfg: TrainConfig) -> bool:
+    """Train, or go on, in as many processes as asked for; False when a signal ended it early, saved."""
+    started = (cfg.run / "checkpoints" / "last").is_file()
+    start(dataclasses.replace(cfg, resume=cfg.resume or started), "fastdmt.commands:train_part")
+    return (cfg.run / "state.txt").is_file()
+
+
+def _say_next(outcome: Outcome) -> int:
     CONSOLE.print(f"done: {outcome.run} (validation CIoU@0.5 {100 * outcome.best:.1f}); next:", soft_wrap=True)
     CONSOLE.print(f"  fastdmt eval {outcome.run}\n  fastdmt predict {outcome.run} FRAME SOUND", soft_wrap=True)
     return 0
@@ -134,8 +146,7 @@ def predict_files(args: cli.Predict) -> int:
 
 def demo(cfg: TrainConfig) -> int:
     """`fastdmt demo`: files, training, evaluation and pictures; a second call goes on where the first one stopped."""
-    started = (cfg.run / "checkpoints" / "last").is_file()
-    if Trainer(dataclasses.replace(cfg, resume=cfg.resume or started), CONSOLE).run().interrupted:
+    if not trained(cfg):
         return 130
     model = load(cfg.run)
     out = cfg.run / "eval"

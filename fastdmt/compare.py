@@ -15,13 +15,12 @@ from typing import Any
 from rich.table import Table
 
 from . import cli
-from .commands import evaluation
+from .commands import evaluation, trained
 from .config import METHOD_NAMES, TrainConfig, require
 from .console import CONSOLE
 from .curves import write_curves
 from .model import load
 from .observe import write_hparams
-from .trainer import Trainer
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
 
@@ -69,10 +68,8 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
     done = cfg.run / f"compare-{split}.json"
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
-    started = (cfg.run / "checkpoints" / "last").is_file()
     CONSOLE.rule(f"{cfg.model.localizer} {cfg.method}, seed {cfg.seed}")
-    trainer = Trainer(dataclasses.replace(cfg, resume=started), CONSOLE)
-    if trainer.run().interrupted:
+    if not trained(cfg):
         return None
     model = load(cfg.run, "last")
     items = str((cfg.run / "lists" / "validation.txt").resolve()) if split == "val" else None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from dist_worker import losses, tiny, weights
 
-from fastdmt import checkpoint, load
+from fastdmt import checkpoint, cli, load
 from fastdmt.config import preset
 from fastdmt.distributed import start
 from fastdmt.errors import FastDMTError
@@ -105,6 +105,18 @@ def test_more_processes_than_labelled_and_validation_clips(tmp_path):
     cfg = tiny(tmp_path / "few", tmp_path / "run", workers_cpu=2)
     assert start(cfg, "dist_worker:finished") == (False, 7)
     assert all(t.isfinite().all() for t in load(cfg.run).tensors().values())
+
+
+def test_compare_trains_in_as_many_processes_as_asked_for(files, tmp_path, capsys):
+    size = "--size 32 --batch 8 --labelled-share 0.5 --warmup-steps 2 --steps 2 --eval-every 2".split()
+    where = ["--data", str(files), "--run", str(tmp_path / "runs"), "--gpus", "0", "--workers-cpu", "2"]
+    methods = ["--methods", "supervised,dmt", "--seeds", "1"]
+    assert cli.main(["compare", *where, *methods, *size]) == 0
+    for method in ("supervised", "dmt"):
+        run = tmp_path / "runs" / f"dmt-{method}-0"
+        assert list((run / "logs").glob("*/attempt_0/1/stderr.log")), "one process only"
+        assert (run / "compare-test.json").is_file() and checkpoint.last_step(run) == (4 if method != "dmt" else 2)
+    assert (tmp_path / "runs" / "compare.html").is_file()
 
 
 def test_impossible_requests_are_one_line(files, tmp_path):
