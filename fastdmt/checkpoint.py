@@ -157,6 +157,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, partial, metadata)
+        os.umask(mask := os.umask(0))
+        partial.chmod(0o666 & ~mask)  # safetensors lets the owner alone read
         _sync(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:

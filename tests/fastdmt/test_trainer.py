@@ -72,6 +72,7 @@ def test_every_method_trains_and_leaves_a_complete_run(files, tmp_path, method):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "kept", "teachers_iou"} <= {key for line in lines for key in line}
     assert list((run / "tensorboard").glob("events*"))
+    assert (run / "best.safetensors").stat().st_mode == (run / "config.json").stat().st_mode, "others cannot read it"
     model = load(run)
     assert model.cfg.method == method
     held = set((run / "lists" / "test.txt").read_text().split()) | set(
