@@ -161,7 +161,7 @@ def start(cfg: TrainConfig, worker: str) -> Any:
     One process on one machine runs here, so that a debugger and a profiler see it.
 
     Returns:
-        What the worker returned; rank 0's value where this call started several.
+        What the worker returned; the first rank's value of this machine where this call started several.
 
     Raises:
         FastDMTError: too few GPUs; a worker died (its rank, its last lines, the command to go on).
@@ -216,7 +216,8 @@ def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_died` says it in one line
     try:
-        return elastic_launch(config, _work)(worker, cfg)[0]
+        results = elastic_launch(config, _work)(worker, cfg)
+        return results[min(results)]
     except ChildFailedError as error:
         raise _died(cfg, *error.get_first_failure(), logs) from None
     except SignalException as caught:

@@ -71,8 +71,7 @@ class Update:
         flat = torch.cat(flat)
         if self.world.size > 1:
             flat[1:] /= self.world.size
-            if not self.sharded:
-                flat[0] /= self.world.size
+            flat[0] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
             self.world.sum(flat)
         norm = flat[0].sqrt()
         bad = (~norm.isfinite()).float()

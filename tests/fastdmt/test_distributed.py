@@ -1,7 +1,11 @@
 """Two processes against one: same batches, same losses, same weights; shards, checkpoints, signals, deaths."""
 
 import dataclasses
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
 
 import dist_worker
@@ -130,3 +134,19 @@ def test_impossible_requests_are_one_line(files, tmp_path):
         dataclasses.replace(cfg.scale, workers_cpu=2) and dataclasses.replace(
             cfg, scale=dataclasses.replace(cfg.scale, workers_cpu=2)
         )
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one_process(files, one, tmp_path):
+    """Two launchers that meet at an address, a process each: HSDP, copies between machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cfg = tiny(files, tmp_path / "run", workers_cpu=1, nodes=2, rdzv=address)
+    script = "import sys, dist_worker as d; from fastdmt.distributed import start; from pathlib import Path; "
+    script += f"start(d.tiny(Path({str(files)!r}), Path({str(cfg.run)!r}), workers_cpu=1, nodes=2, rdzv={address!r}), "
+    script += "'dist_worker:finished')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    machines = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]
+    assert [machine.wait(600) for machine in machines] == [0, 0]
+    assert_same(one, cfg.run)
