@@ -195,6 +195,8 @@ def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
     scale = cfg.scale
     # Without it every worker starts as many threads as the machine has cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (2 * count))))
+    # Processes that start again would find the addresses of the dead in the store that the launcher keeps.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     logs = cfg.run / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,13 @@ def test_impossible_requests_are_one_line(files, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_group_that_may_restart_goes_on_by_itself(files, one, tmp_path):
+    cfg = tiny(files, tmp_path / "run", workers_cpu=2, max_restarts=1)
+    assert start(cfg, "dist_worker:killed") == (False, 7)
+    assert_same(one, cfg.run)
+
+
+@pytest.mark.slow
 def test_two_machines_equal_one_process(files, one, tmp_path):
     """Two launchers that meet at an address, a process each: HSDP, copies between machines."""
     with socket.socket() as probe:
