@@ -8,11 +8,25 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fastdmt_loaders import AVDataset, EvalBatch, Pair, Split, View, eval_batches, make_split, read_pairs
+from fastdmt_loaders import (
+    AVDataset,
+    EvalBatch,
+    Pair,
+    Plan,
+    Split,
+    View,
+    eval_batches,
+    make_loader,
+    make_split,
+    read_pairs,
+)  # fmt: skip
 from fastdmt_loaders.demo import make_demo
+from fastdmt_loaders.loader import Loader
+from fastdmt_loaders.parallel import cores
 
 from .config import TrainConfig, require
 from .console import bar
+from .distributed import World
 from .errors import FastDMTError
 
 MAX_BOXES = 8  # boxes an item keeps: VGG-SS names every sounding object of the frame
@@ -51,6 +65,27 @@ class Data:
         """How items are shown: training (random crop of a 1.1x resize) or plain."""
         data = self.cfg.data
         return View(data.size, front_ends, data.seconds, augment, data.audio_augment, MAX_BOXES)
+
+    def training(self, view: View, labelled: int, unlabelled: int, seed: int, world: World) -> Loader:
+        """This process's batches without end; `labelled` and `unlabelled` rows a step, over all processes."""
+        data, parts = self.cfg.data, self.cfg.scale.accumulate
+        ids = self.unlabelled if unlabelled else []
+        rows = (labelled // parts, unlabelled // parts)
+        workers = data.workers
+        if workers < 0:  # the machine's cores belong to all its processes
+            workers = None if world.size == 1 else max(1, cores() * world.nodes // world.size)
+        return make_loader(
+            self.dataset,
+            self.labelled,
+            ids,
+            Plan(len(self.labelled), len(ids), *rows, seed, world.rank, world.size),
+            view,
+            kind=data.loader,
+            device=world.device,
+            workers=workers,
+            cache=data.cache,
+            max_bad=data.max_bad_files,
+        )
 
     def validation_batches(self, front_ends: tuple[str, ...], device: torch.device) -> list[EvalBatch]:
         """Decoded validation items; small sets are decoded once and kept."""

@@ -17,10 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 import fastdmt_kernels
-from fastdmt_loaders import Batch, Plan, make_loader
-from fastdmt_loaders.parallel import cores
+from fastdmt_loaders import Batch
 
-from . import checkpoint
+from . import checkpoint, state
 from .clock import Clock
 from .config import TrainConfig
 from .data import Data, open_data
@@ -36,7 +35,7 @@ from .parallel import Parallel
 from .precision import compile_step, precision
 from .run_folder import open_run
 from .schedule import UNBIASED, WARMUP, Schedule
-from .update import Update, build_optimizer, optimizer_tensors
+from .update import Update, build_optimizer
 from .validation import Validator
 
 
@@ -119,7 +118,7 @@ class Trainer:
         cfg = self.cfg
         self.saver = checkpoint.Saver(cfg.run, cfg.scale.keep, self.world)
         if self.last is not None:
-            self._restore(self.last)
+            state.restore(self, self.last)
         self.observer = Silent()
         if self.world.first:
             self.observer = Observer(cfg.run, self.console, self.global_step, cfg.logger, self.sinks)
@@ -333,8 +332,8 @@ class Trainer:
             if score["selection"] > self.best_warmup[k]:
                 self.best_warmup[k] = score["selection"]
                 if self.world.first:
-                    state = self.validator.whole.students[k].state_dict()
-                    checkpoint.write_weights(self.cfg.run / f"warmup-{name}.safetensors", state)
+                    weights = self.validator.whole.students[k].state_dict()
+                    checkpoint.write_weights(self.cfg.run / f"warmup-{name}.safetensors", weights)
         self.observer.scalars(self.global_step, self.done, values)
 
     def _validate_teachers(self, batch: Batch) -> None:
@@ -357,83 +356,13 @@ class Trainer:
         return self.done + (self.schedule.steps[WARMUP] if self.stage == UNBIASED else 0)
 
     def _save(self) -> None:
-        self.parallel.reshard()
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "stage": self.stage,
-            "done": self.done,
-            "best": self.best,
-            "best_warmup": self.best_warmup,
-            "rng": self.world.gather(rng),
-        }
-        tensors = self._tensors()
-        if self.queue:
-            tensors |= {self._queued + name: t for name, t in self.queue.state_dict().items()}
-        self.saver.save(self.global_step, tensors, state)
-        if self.interrupted or self.done == self.schedule.steps[self.stage]:
-            self.saver.wait()
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Everything with a shape that a run goes on from, by name."""
-        tensors = self.model.tensors()
-        for k, optimizer in enumerate(self.optimizers):
-            state = optimizer_tensors(self.model.students[k], optimizer)
-            tensors |= {f"optimizers.{k}.{name}": value for name, value in state.items()}
-        if self.loss_scale is not None:
-            tensors |= {"loss_scale.value": self.loss_scale.value, "loss_scale.good": self.loss_scale.good}
-        return tensors
-
-    @property
-    def _queued(self) -> str:
-        """Begin of the names of this process's waiting clips in a checkpoint."""
-        return f"queue.{self.world.rank}."
-
-    def _restore(self, folder: Path) -> None:
-        checkpoint.load_into(folder, self._tensors(), self.world)
-        state = checkpoint.read_state(folder)
-        self.stage, self.done = state["stage"], state["done"]
-        self.best, self.best_warmup = state["best"], list(state["best_warmup"])
-        for update in self.updates:
-            update.remember()
-        if self.queue and len(state["rng"]) == self.world.size:  # else it begins empty: its rows are of another shape
-            waiting = checkpoint.load_tensors(folder, (self._queued,))
-            self.queue.load_state_dict({n.removeprefix(self._queued): t for n, t in waiting.items()}, self.device)
-        # With more processes than were saved, the new ones take the streams of the first ones.
-        rng = state["rng"][self.world.rank % len(state["rng"])]
-        torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng and self.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"], self.device)
+        state.save(self)
 
     # ------------------------------------------------------------------ plumbing
 
     def _loader(self, labelled: int, unlabelled: int, seed: int, front_ends: tuple[str, ...] = ()):
-        data, world, parts = self.data, self.world, self.cfg.scale.accumulate
-        plan = Plan(
-            len(data.labelled),
-            len(data.unlabelled) if unlabelled else 0,
-            labelled // parts,
-            unlabelled // parts,
-            seed,
-            world.rank,
-            world.size,
-        )
-        workers = self.cfg.data.workers
-        if workers < 0:  # the machine's cores belong to all its processes
-            workers = None if world.size == 1 else max(1, cores() * world.nodes // world.size)
-        return make_loader(
-            data.dataset,
-            data.labelled,
-            data.unlabelled if unlabelled else [],
-            plan,
-            data.view(front_ends or self.model.front_ends, augment=True),
-            kind=self.cfg.data.loader,
-            device=self.device,
-            workers=workers,
-            cache=self.cfg.data.cache,
-            max_bad=self.cfg.data.max_bad_files,
-        )
+        view = self.data.view(front_ends or self.model.front_ends, augment=True)
+        return self.data.training(view, labelled, unlabelled, seed, self.world)
 
     def _from(self, loader) -> Iterator[Batch]:
         loader.load_state_dict({"step": self.done * self.cfg.scale.accumulate})

@@ -173,7 +173,7 @@ def forward(
     outputs = _outputs(s, grad)
     options = config("localization_loss", s.device)
     kind = {torch.int32: 0, torch.uint8: 1}.get(target.dtype, 2)
-    tile = options.pop("TILE") // (2 if kind == 2 else 1)  # a tile of votes beside the others spilled registers on sm_80
+    tile = options.pop("TILE") // (2 if kind == 2 else 1)  # boxes: a tile of votes more, or sm_80 spills
     sizes = plan((h, w), (height, width), tile)
     weight = weight.float().contiguous()
     launch(
