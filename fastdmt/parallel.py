@@ -7,6 +7,7 @@ ddp   every process holds everything; gradients are averaged in buckets while th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .config import ScaleConfig
 from .distributed import World
 from .localizer import Localizer
+
+for _message in (
+    "FSDP2-wrapped module .* returned a view",  # which nobody writes into
+    "`broadcast_buffers` is deprecated",  # torch 2.11 knows it by no other name
+    "`torch.distributed.all_gather_into_tensor` is deprecated",  # torch's own call
+):
+    warnings.filterwarnings("ignore", message=_message)
 
 
 class Parallel:
