@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 
 from fastdmt_loaders import (
@@ -85,6 +86,7 @@ class Data:
             workers=workers,
             cache=data.cache,
             max_bad=data.max_bad_files,
+            group=dist.new_group() if world.size > 1 else None,
         )
 
     def validation_batches(self, front_ends: tuple[str, ...], device: torch.device) -> list[EvalBatch]:

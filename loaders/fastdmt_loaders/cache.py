@@ -1,13 +1,20 @@
-"""Decode once, keep uint8 frames and 16-bit sound in memory; then a batch is a gather and the augmentation."""
+"""Decode once, keep uint8 frames and 16-bit sound in memory; then a batch is a gather and the augmentation.
+
+Several processes keep a share each, item i in process i % world, and exchange the rows of every batch: all of them know
+the whole plan, so nobody has to ask. An epoch is still one permutation of all items over all ranks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from fastdmt_loaders.audio import FRONT_ENDS
 from fastdmt_loaders.batch import RawBatch, View
@@ -39,15 +46,23 @@ def _one(view: View, name: str) -> torch.Tensor:
     return FRONT_ENDS[name].function(torch.zeros(1, view.samples(rate)))
 
 
-def choose_cache(items: int, view: View, device: torch.device, world: int = 1) -> str:
+def choose_cache(items: int, view: View, device: torch.device, world: int = 1, shared: bool = False) -> str:
     """ "device", "host" or "none": the first whose free memory the caches of `world` processes take less than 40% of.
 
-    Processes share the host's memory and have a device each.
+    Processes share the host's memory and have a device each; with `shared` each keeps its share of the items only.
     """
     need = cache_bytes(items, view, device)
-    if device.type == "cuda" and need < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    everywhere = need if shared else need * world
+    if device.type == "cuda" and everywhere / world < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "host" if need * world < HOST_SHARE * free_host_memory() else "none"
+    return "host" if everywhere < HOST_SHARE * free_host_memory() else "none"
+
+
+def agreed(choice: str, group: dist.ProcessGroup) -> str:
+    """The most modest choice of all processes: one without room decides for all."""
+    choices: list = [None] * dist.get_world_size(group)
+    dist.all_gather_object(choices, choice, group=group)
+    return max(choices, key=("device", "host", "none").index)
 
 
 def free_host_memory() -> int:
@@ -71,6 +86,7 @@ class CacheSource:
     Args:
         where: "device" or "host"; a host cache for a CUDA device hands out pinned batches.
         progress: called with (items done, items in all) while decoding.
+        group: processes that keep a share of the items each, the plan's ranks in their order; None: all items here.
     """
 
     def __init__(
@@ -82,11 +98,13 @@ class CacheSource:
         device: torch.device,
         threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        group: dist.ProcessGroup | None = None,
     ):
-        self.plan, self.view = plan, view
+        self.plan, self.view, self.group = plan, view, group
         self.device = device if where == "device" else torch.device("cpu")
         self.pin = where == "host" and device.type == "cuda"
-        n = len(table)
+        self.items = np.arange(len(table)) if group is None else np.arange(plan.rank, len(table), plan.world)
+        n = len(self.items)
         self.frames = torch.empty((n, view.resize, view.resize, 3), dtype=torch.uint8, device=self.device)
         self.pcm = {r: torch.zeros((n, view.samples(r)), dtype=torch.int16, device=self.device) for r in view.rates}
         self.scale = {rate: np.zeros(n, np.float32) for rate in view.rates}
@@ -99,7 +117,11 @@ class CacheSource:
                 done += count
                 if progress is not None:
                     progress(done, n)
-        self.usable = np.ones(n, bool)
+        if group is not None:
+            found: list = [None] * plan.world
+            dist.all_gather_object(found, self.bad, group=group)
+            self.bad = {item: reason for bad in found for item, reason in bad.items()}
+        self.usable = np.ones(len(table), bool)
         self.usable[list(self.bad)] = False
         self.scale = {rate: torch.from_numpy(scale).to(self.device) for rate, scale in self.scale.items()}
         self.boxes = torch.from_numpy(table.boxes).to(self.device)
@@ -110,10 +132,11 @@ class CacheSource:
         pcm = {rate: np.zeros((len(rows), self.view.samples(rate)), np.int16) for rate in self.view.rates}
         exact = {rate: np.zeros(samples.shape, np.float32) for rate, samples in pcm.items()}
         for place, row in enumerate(rows):
+            item = int(self.items[row])
             try:
-                frames[place], sound = read_item(table, row, self.view)
+                frames[place], sound = read_item(table, item, self.view)
             except DataError as error:
-                self.bad[row] = str(error)
+                self.bad[item] = str(error)
                 continue
             for rate, samples in sound.items():
                 exact[rate][place] = samples
@@ -134,30 +157,65 @@ class CacheSource:
             step += 1
 
     def batch(self, step: int) -> RawBatch:
-        index = self.plan.index(step)
         bad: dict[int, str] = {}
+        if self.group is None:
+            index = self._index(self.plan, step, bad)
+            rows = torch.from_numpy(index).to(self.device, non_blocking=True)
+            frames, scale = self.frames[rows], {rate: scale[rows] for rate, scale in self.scale.items()}
+            pcm = {rate: pcm[rows] for rate, pcm in self.pcm.items()}
+            sound = {name: features[rows] for name, features in self.sound.items()}
+        else:
+            whole = self._index(dataclasses.replace(self.plan, rank=0, world=1), step, bad)
+            index = whole[self.plan.rows]
+            frames, pcm, scale, sound = self._exchange(whole)
+        at = torch.from_numpy(index).to(self.boxes.device, non_blocking=True)
+        raw = RawBatch(
+            frames.permute(0, 3, 1, 2),
+            {rate: samples.float().mul_(scale[rate][:, None]) for rate, samples in pcm.items()},
+            self.boxes[at],
+            self.known[at],
+            index,
+            self.plan.labelled,
+            step,
+            sound,
+            bad,
+        )
+        return raw.pin_memory() if self.pin else raw
+
+    def _index(self, plan: Plan, step: int, bad: dict[int, str]) -> np.ndarray:
+        """Items of a step, broken ones replaced and noted in `bad`."""
+        index = plan.index(step)
         if self.bad:
             for row in np.flatnonzero(~self.usable[index]):
                 for attempt in range(1, SUBSTITUTES + 1):
                     bad[int(index[row])] = self.bad[int(index[row])]
-                    index[row] = self.plan.substitute(step, row, attempt)
+                    index[row] = plan.substitute(step, row, attempt)
                     if self.usable[index[row]]:
                         break
                 else:
                     raise DataError(f"{SUBSTITUTES} files in a row are broken, the last one: {list(bad.values())[-1]}")
-        rows = torch.from_numpy(index).to(self.device, non_blocking=True)
-        raw = RawBatch(
-            self.frames[rows].permute(0, 3, 1, 2),
-            {rate: pcm[rows].float().mul_(self.scale[rate][rows, None]) for rate, pcm in self.pcm.items()},
-            self.boxes[rows],
-            self.known[rows],
-            index,
-            self.plan.labelled,
-            step,
-            {name: features[rows] for name, features in self.sound.items()},
-            bad,
-        )
-        return raw.pin_memory() if self.pin else raw
+        return index
+
+    def _exchange(self, whole: np.ndarray) -> tuple[Tensor, dict, dict, dict]:
+        """This process's rows of the global batch `whole`, each from the process that keeps it."""
+        world, rank = self.plan.world, self.plan.rank
+        wanted = [whole[dataclasses.replace(self.plan, rank=r).rows] for r in range(world)]
+        sent = [index[index % world == rank] // world for index in wanted]
+        owner = wanted[rank] % world
+        out_rows, in_rows = [len(rows) for rows in sent], np.bincount(owner, minlength=world).tolist()
+        give = torch.from_numpy(np.concatenate(sent)).to(self.device, non_blocking=True)
+        # Rows arrive by owner; where each one goes:
+        place = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable"))).to(self.device, non_blocking=True)
+
+        def swap(kept: Tensor) -> Tensor:
+            got = kept.new_empty((sum(in_rows), *kept.shape[1:]))
+            # As bytes, for backends that do not know every type.
+            pair = (t.contiguous().view(len(t), -1).view(torch.uint8) for t in (got, kept[give]))
+            dist.all_to_all_single(*pair, in_rows, out_rows, group=self.group)
+            return got[place]
+
+        pcm, scale = ({rate: swap(kept) for rate, kept in by.items()} for by in (self.pcm, self.scale))
+        return swap(self.frames), pcm, scale, {name: swap(kept) for name, kept in self.sound.items()}
 
     def close(self) -> None:
         self.frames = self.pcm = None

@@ -12,11 +12,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from fastdmt_loaders import augment
 from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.batch import Batch, EvalBatch, Pair, RawBatch, View
-from fastdmt_loaders.cache import CacheSource, cache_bytes, choose_cache
+from fastdmt_loaders.cache import CacheSource, agreed, cache_bytes, choose_cache
 from fastdmt_loaders.dataset import AVDataset, Table
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import cores
@@ -119,6 +120,7 @@ def make_loader(
     cache: str = "auto",
     max_bad: float = 0.001,
     progress: Callable[[int, int], None] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Loader:
     """A loader of training batches. Every kind and cache yields the same items with the same augmentation.
 
@@ -133,6 +135,8 @@ def make_loader(
             less than 40% of the free memory suffices.
         max_bad: share of items that may turn out broken before training stops.
         progress: called with (done, total) while a cache fills.
+        group: a process group of the plan's ranks, for this loader alone, which every rank makes alike; then each
+            rank caches its share of the items, and the rows of a batch are exchanged.
 
     Raises:
         DataError: an id without a file, a plan that does not fit the lists, an unknown kind, DALI not installed.
@@ -145,10 +149,12 @@ def make_loader(
         raise DataError(f"unknown cache {cache!r}; use auto | none | host | device")
     table = dataset.table([*labelled_ids, *unlabelled_ids], view.max_boxes)
     workers = cores() if workers is None else workers
-    chosen = choose_cache(len(table), view, device, plan.world) if cache == "auto" else cache
+    chosen = choose_cache(len(table), view, device, plan.world, group is not None) if cache == "auto" else cache
+    chosen = agreed(chosen, group) if group else chosen
     if chosen != "none":
-        description = f"{cache_bytes(len(table), view, device) / 2**30:.2f} GiB of decoded items in {chosen} memory"
-        source = CacheSource(table, plan, view, chosen, device, max(1, workers), progress)
+        share = cache_bytes(len(table), view, device) / (plan.world if group else 1)
+        description = f"{share / 2**30:.2f} GiB of decoded items in {chosen} memory"
+        source = CacheSource(table, plan, view, chosen, device, max(1, workers), progress, group)
     elif resolve_kind(kind, device) == "dali":
         from fastdmt_loaders.dali import DaliSource
 
