@@ -228,7 +228,7 @@ def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
 
 
 def _died(cfg: TrainConfig, rank: int, failure: Any, logs: Path) -> FastDMTError:
-    text = failure.message if isinstance(failure.message, str) else str(failure.message)
+    text = failure.message["message"] if isinstance(failure.message, dict) else str(failure.message)
     for name in ("FastDMTError: ", "DataError: "):
         if name in text:
             return FastDMTError(text.split(name, 1)[1].splitlines()[0])

@@ -7,6 +7,7 @@ the whole plan, so nobody has to ask. An epoch is still one permutation of all i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -210,7 +211,8 @@ class CacheSource:
         def swap(kept: Tensor) -> Tensor:
             got = kept.new_empty((sum(in_rows), *kept.shape[1:]))
             # As bytes, for backends that do not know every type.
-            pair = (t.contiguous().view(len(t), -1).view(torch.uint8) for t in (got, kept[give]))
+            width = math.prod(kept.shape[1:])
+            pair = (t.contiguous().view(len(t), width).view(torch.uint8) for t in (got, kept[give]))
             dist.all_to_all_single(*pair, in_rows, out_rows, group=self.group)
             return got[place]
 
