@@ -21,6 +21,7 @@ from PIL import Image
 
 from fastdmt_loaders.audio import SNDFILE_SUFFIXES
 from fastdmt_loaders.batch import Pair
+from fastdmt_loaders.clips import frame_at, is_clip
 from fastdmt_loaders.dataset import DEFAULT_LISTS, AVDataset, read_pairs
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import Progress, parallel_map
@@ -278,6 +279,9 @@ def _read(path: str) -> tuple[str, str]:
 
 def _read_frame(path: str) -> tuple[str, str]:
     try:
+        if is_clip(path):
+            frame_at(path)
+            return "", ""
         with Image.open(path) as picture:
             picture.load()
     except Exception as error:  # a damaged file can raise anything inside Pillow's parsers

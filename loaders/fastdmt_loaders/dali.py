@@ -5,6 +5,9 @@ items in the same order as every other loader and a resumed run needs the step's
 resizes; augmentation is `augment.apply` on the device, as behind every loader. Sound does not pass through DALI: its
 decoder is libsndfile on the CPU as well, decodes whole files where 3 s are wanted, and reads no AAC or MP3.
 
+Where frames/ holds clips, a GPU decodes them as well (NVDEC): the whole file goes there, one frame comes out. On a CPU
+DALI knows no H.264; there PyAV takes the frame.
+
 DALI's bicubic filter with antialiasing equals PIL's within 1/255; both turn frames as their EXIF says.
 """
 
@@ -24,7 +27,9 @@ from PIL import Image
 
 from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.batch import RawBatch, View
+from fastdmt_loaders.clips import is_clip, middle_number
 from fastdmt_loaders.dataset import Table
+from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import Plan
 from fastdmt_loaders.stored import read_bytes
 from fastdmt_loaders.workers import WorkerSource, raw_batch, read_batch, read_frame, read_rows
@@ -42,6 +47,16 @@ def frames_graph(size: int, gpu: bool):
     return fn.resize(frames, size=(size, size), interp_type=types.INTERP_CUBIC, antialias=True)
 
 
+@pipeline_def(exec_dynamic=True)
+def clips_graph(size: int, gpu: bool):
+    """Encoded videos (uint8 [n] each) and the number of the frame wanted -> uint8 [N, size, size, 3] RGB."""
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    number = fn.external_source(name="number", dtype=types.INT32, ndim=0)
+    frames = fn.decoders.video(encoded, device="mixed" if gpu else "cpu", start_frame=number, sequence_length=1)
+    frames = fn.resize(frames, size=(size, size), interp_type=types.INTERP_CUBIC, antialias=True)
+    return fn.squeeze(frames, axes=0)
+
+
 def looks_whole(data: bytes) -> bool:
     """Whether a file starts and ends as a JPEG or PNG does; DALI can be trusted with those."""
     if data.startswith(JPEG):
@@ -50,26 +65,35 @@ def looks_whole(data: bytes) -> bool:
     return data.startswith(PNG) and data.rfind(b"IEND") > 0 and data[24:25] != b"\x10"
 
 
-def read_encoded(table: Table, plan: Plan, view: View, doubtful: frozenset[int], step: int):
-    """A step's encoded frames and sounds: (RawBatch without frames, uint8 [sum of sizes], sizes int64 [N]).
+def read_encoded(table: Table, plan: Plan, view: View, clips: bool, doubtful: frozenset[int], step: int):
+    """A step's encoded frames and sounds.
 
     Frames that do not look whole, and those named doubtful, are decoded by PIL: what it refuses is broken, what it
-    reads goes on as a PNG of the final size.
+    reads goes on as a PNG of the final size. With `clips` all are videos that go on as they are.
+
+    Returns:
+        RawBatch without frames; uint8 [sum of sizes]; sizes int64 [N]; numbers of the clips' frames int32 [N].
     """
 
     def read(item: int):
-        path = table.frame_path(item)
+        path, number = table.frame_path(item), 0
         data = read_bytes(path)
-        if item in doubtful or not looks_whole(data):
+        if clips:
+            if item in doubtful:
+                raise DataError(f"{path}: DALI cannot decode it; make a picture of it with `fastdmt data prepare`")
+            number = middle_number(data, path)
+        elif item in doubtful or not looks_whole(data):
             buffer = io.BytesIO()
             Image.fromarray(read_frame(path, view.resize)).save(buffer, "PNG", compress_level=1)
             data = buffer.getvalue()
-        return np.frombuffer(data, np.uint8), read_sound(table.sound_path(item), view.rates, view.seconds)
+        sound = read_sound(table.sound_path(item), view.rates, view.seconds)
+        return np.frombuffer(data, np.uint8), number, sound
 
     index, items, bad = read_rows(plan, step, read)
-    raw = raw_batch(table, plan, step, index, torch.empty(0), [sound for _, sound in items], bad)
-    encoded = [data for data, _ in items]
-    return raw, torch.from_numpy(np.concatenate(encoded)), np.array([len(data) for data in encoded])
+    encoded, numbers, sounds = zip(*items, strict=True)
+    raw = raw_batch(table, plan, step, index, torch.empty(0), sounds, bad)
+    sizes = np.array([len(data) for data in encoded])
+    return raw, torch.from_numpy(np.concatenate(encoded)), sizes, np.array(numbers, np.int32)
 
 
 class DaliSource:
@@ -82,11 +106,21 @@ class DaliSource:
         threads: of DALI's pool.
         readers: processes that read files; 0 reads in this process.
         depth: batches in DALI's hands at a time.
+        clips: let DALI decode videos; None: on a GPU where all frames are videos.
     """
 
     def __init__(
-        self, table: Table, plan: Plan, view: View, device: torch.device, threads: int, readers: int, depth: int
+        self,
+        table: Table,
+        plan: Plan,
+        view: View,
+        device: torch.device,
+        threads: int,
+        readers: int,
+        depth: int,
+        clips: bool | None = None,
     ):
+        self.clips = device.type == "cuda" and all(map(is_clip, table.frames)) if clips is None else clips
         self.table, self.plan, self.view, self.device = table, plan, view, device
         self.threads, self.readers, self.depth = threads, readers, depth
         self.doubtful: frozenset[int] = frozenset()
@@ -107,14 +141,16 @@ class DaliSource:
     def _until_failure(self, step: int) -> Iterator[RawBatch]:
         """Batches from `step` on; ends when DALI fails at a frame."""
         gpu = self.device.type == "cuda"
-        read = partial(read_encoded, self.table, self.plan, self.view, self.doubtful)
+        read = partial(read_encoded, self.table, self.plan, self.view, self.clips, self.doubtful)
         source = WorkerSource(read, self.readers, 2, pin=gpu).batches(step)
         pipeline = self._pipeline(len(self.plan.rows))
         waiting: deque[RawBatch] = deque()
 
         def feed() -> None:
-            raw, data, sizes = next(source)
+            raw, data, sizes, numbers = next(source)
             pipeline.feed_input("encoded", np.split(data.numpy(), np.cumsum(sizes)[:-1]))
+            if self.clips:
+                pipeline.feed_input("number", list(map(np.asarray, numbers)))
             waiting.append(raw)
 
         for _ in range(self.depth):
@@ -137,7 +173,7 @@ class DaliSource:
     def _pipeline(self, batch: int):
         gpu = self.device.type == "cuda"
         index = (self.device.index if self.device.index is not None else torch.cuda.current_device()) if gpu else None
-        pipeline = frames_graph(
+        pipeline = (clips_graph if self.clips else frames_graph)(
             self.view.resize, gpu, batch_size=batch, num_threads=self.threads, device_id=index,
             prefetch_queue_depth=self.depth,
         )  # fmt: skip
@@ -155,8 +191,11 @@ class DaliSource:
 
     def _decodes(self, item: int) -> bool:
         """Whether DALI decodes one frame."""
-        pipeline = self._pipeline(1)
-        pipeline.feed_input("encoded", [np.frombuffer(read_bytes(self.table.frame_path(item)), np.uint8)])
+        pipeline, path = self._pipeline(1), self.table.frame_path(item)
+        data = read_bytes(path)
+        pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8)])
+        if self.clips:
+            pipeline.feed_input("number", [np.array(middle_number(data, path), np.int32)])
         try:
             pipeline.schedule_run()
             pipeline.share_outputs()

@@ -16,11 +16,12 @@ import numpy as np
 
 from fastdmt_loaders.annotations import MIN_AGREE, Annotation, read_flickr_xml, read_vggss
 from fastdmt_loaders.batch import Pair, pad_boxes
+from fastdmt_loaders.clips import VIDEO_SUFFIXES
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import philox
 from fastdmt_loaders.stored import member
 
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", *VIDEO_SUFFIXES)  # a clip stands for the frame in its middle
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
 CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards

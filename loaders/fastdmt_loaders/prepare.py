@@ -20,11 +20,11 @@ import soundfile
 from PIL import Image, ImageOps
 
 from fastdmt_loaders.audio import read_sound
+from fastdmt_loaders.clips import VIDEO_SUFFIXES, frame_at, is_clip
 from fastdmt_loaders.dataset import AVDataset
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import Progress, parallel_map
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv"})
 QUALITY = 93
 
 
@@ -154,12 +154,14 @@ def _guarded(make: Callable[[Target, tuple], None], target: Target, item: tuple)
 
 def _extract(target: Target, item: tuple[str, str]) -> None:
     id, path = item
-    picture, time = _frame_at(path, target.moment)
+    picture, time = frame_at(path, target.moment)
     _write(target, id, picture, path, centre=time)
 
 
 def _convert(target: Target, item: tuple[str, str, str]) -> None:
     id, frame, sound = item
+    if is_clip(frame):
+        return _write(target, id, frame_at(frame)[0], sound, centre=None)
     with Image.open(frame) as picture:
         _write(target, id, ImageOps.exif_transpose(picture), sound, centre=None)
 
@@ -179,36 +181,3 @@ def _write(target: Target, id: str, picture: Image.Image, sound: str, centre: fl
         part.replace(frame_path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _frame_at(path: str, moment: float) -> tuple[Image.Image, float]:
-    """The frame at `moment` or in the middle of a shorter video, upright with square pixels; and its time.
-
-    Raises:
-        DataError: no picture stream, or no frame in it.
-    """
-    with av.open(path) as container:
-        if not container.streams.video:
-            raise DataError(f"{path}: has no picture stream; replace it or move it away")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # every core has a file of its own
-        origin = float((stream.start_time or 0) * stream.time_base)
-        length = float(container.duration / av.time_base) if container.duration else 0.0
-        if length and moment >= length:
-            moment = length / 2
-        # Half a frame early, so that rounding of timestamps does not step over the frame meant.
-        wanted = origin + moment - 0.5 / float(stream.average_rate or 25)
-        container.seek(max(0, int(wanted / stream.time_base)), stream=stream)
-        frame = None
-        for frame in container.decode(stream):
-            if frame.time is None or frame.time >= wanted:
-                break
-        if frame is None:
-            raise DataError(f"{path}: holds no frame that can be decoded; replace it or move it away")
-        picture = frame.to_image()
-        ratio = stream.sample_aspect_ratio
-        if ratio and ratio != 1:
-            picture = picture.resize((max(1, round(picture.width * ratio)), picture.height))
-        if frame.rotation:
-            picture = picture.rotate(frame.rotation, expand=True)
-        return picture, moment if frame.time is None else frame.time - origin

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import av
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.batch import RawBatch, View
+from fastdmt_loaders.clips import frame_at, is_clip
 from fastdmt_loaders.dataset import Table
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import Plan
@@ -27,10 +29,15 @@ SUBSTITUTES = 100  # tries for one row before a run of broken files is an error 
 def read_frame(path: str | Path, size: int) -> np.ndarray:
     """A picture as uint8 RGB [size, size, 3]: turned as its EXIF says, alpha ignored, PIL's bicubic filter.
 
+    Of a video, the frame in its middle, where the middle of its sound belongs.
+
     Raises:
         DataError: missing, empty, truncated, or not a picture.
     """
     try:
+        if is_clip(path):
+            picture = frame_at(stored(path))[0]
+            return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
         with Image.open(stored(path)) as image:
             # A JPEG of at least twice the size is decoded at a half, quarter or eighth of it.
             image.draft("RGB", (2 * size, 2 * size))
@@ -39,7 +46,7 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("RGB")
             return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, av.FFmpegError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be decoded as a picture ({reason}); {MEND}") from error
 
