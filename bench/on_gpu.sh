@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can prove, in one command: the gpu tests, then every benchmark there is. Writes
-# bench/results/<gpu>-<date>.json, and stops at the first red test: no number is worth more than the check before it.
+# Everything that only a GPU can prove, in one command: the gpu tests, then every benchmark there is, a profile of the
+# step, and the scaling over the GPUs of this machine. Writes bench/results/<gpu>-<date>.json, and stops at the first
+# red test: no number is worth more than the check before it.
 #
 #     bench/on_gpu.sh [python]        PYTHON defaults to .venv/bin/python where there is one
 #     TUNE=1 bench/on_gpu.sh          first searches launch configurations for this GPU and keeps them
@@ -23,9 +24,11 @@ trap 'rm -rf "$parts"' EXIT
 "$python" -m pytest tests/kernels tests/fastdmt tests/loaders -m gpu -q
 "$python" -m pytest tests/kernels -q --deselect tests/kernels/test_aot.py
 "$python" bench/kernels.py ${TUNE:+--tune} --out "$parts/kernels.json"
-for name in loaders throughput; do
-    if [[ -f bench/$name.py ]]; then "$python" bench/$name.py --device cuda --out "$parts/$name.json"; fi
-done
+"$python" bench/loaders.py --device cuda --out "$parts/loaders.json"
+"$python" bench/throughput.py --device cuda --out "$parts/throughput.json" --profile "${out%.json}-profile.txt"
+counts=$("$python" -c "import torch; n = torch.cuda.device_count(); print(','.join(str(k) for k in (1, 2, 4, 8) if k <= n))")
+"$python" bench/throughput.py --gpus "$counts" --out "$parts/scaling.json"
+rm -f "${out%.json}-profile.trace.json"
 
 "$python" - "$out" "$parts" <<'PY'
 import json, subprocess, sys

@@ -255,6 +255,21 @@ def scaled(cfg: TrainConfig, world: World) -> float:
     return max(world.gather(statistics.median(row.seconds["e2e"])))
 
 
+def profile(row: Variant, path: Path, steps: int = 3) -> None:
+    """Where the time of a step goes: a table by operator, and a trace beside it for chrome://tracing or Perfetto."""
+    device = row.trainer.device.type
+    kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (device == "cuda")
+    with torch.profiler.profile(activities=kinds) as found:
+        for _ in range(steps):
+            row.step(row.batches)
+        synchronise(row.trainer.device)
+    table = found.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=30, max_name_column_width=60)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{row.name}, {steps} steps\n{table}\n", encoding="utf-8")
+    found.export_chrome_trace(str(path.with_suffix(".trace.json")))
+    print(f"written: {path}, {path.with_suffix('.trace.json')}")
+
+
 def print_scaling(table: dict[str, dict[int, float]]) -> None:
     print(f"\n{'processes':<12}" + "".join(f"{mode:>12}{'efficiency':>12}" for mode in table))
     for count in next(iter(table.values())):
@@ -278,6 +293,9 @@ def main() -> None:
     parser.add_argument("--workers-cpu", type=counts, default=[], help="the same with processes on the CPU, 1,2")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 3 steps")
     parser.add_argument("--price", type=float, help="of an hour of the device")
+    parser.add_argument(
+        "--profile", type=Path, help="text file for a table of FastDMT's operators; a trace goes beside"
+    )
     parser.add_argument("--out", type=Path, help="JSON; default: bench/results/throughput-<machine>-<date>.json")
     args = parser.parse_args()
     if args.quick:
@@ -312,6 +330,8 @@ def main() -> None:
                 for row in order:
                     row.time(stage, args.steps)
         report(args, cfg, rows, stages, work, limit, limit_from, device)
+        if args.profile:
+            profile(next(row for row in rows if row.name == "FastDMT"), args.profile)
         for row in rows:
             row.loader.close()
 
