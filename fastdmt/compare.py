@@ -21,6 +21,7 @@ from .console import CONSOLE
 from .curves import write_curves
 from .model import load
 from .observe import write_hparams
+from .schedule import UNBIASED, WARMUP
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
 
@@ -94,14 +95,15 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Named series of metrics.jsonl, (step, value)."""
+    """Named series of metrics.jsonl over stage 2, (step of that stage, value); what a method never has is left out."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    before = max((line["step"] for line in lines if line["stage"] == WARMUP), default=0)
     out: dict[str, list[tuple[int, float]]] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        for name in CURVES:
-            if name in entry:
-                out.setdefault(name, []).append((entry["step"], entry[name]))
-    return out
+    for line in lines:
+        for name in CURVES if line["stage"] == UNBIASED else ():
+            if name in line:
+                out.setdefault(name, []).append((line["step"] - before, line[name]))
+    return {name: series for name, series in out.items() if any(value for _, value in series)}
 
 
 def table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
