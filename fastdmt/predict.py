@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from fastdmt_loaders import FRONT_ENDS, AVDataset, read_sound
 from fastdmt_loaders.augment import normalise
-from fastdmt_loaders.dataset import FRAME_SUFFIXES, SOUND_SUFFIXES
+from fastdmt_loaders.dataset import PICTURE_SUFFIXES, SOUND_SUFFIXES
 
 from . import draw, video
 from .errors import FastDMTError
@@ -24,7 +24,7 @@ from .pictures import read_picture
 LEVEL = 0.5  # a pixel sounds where P reaches this
 GRID = 112  # side of the maps kept of a video
 STRIP_FRAMES, STRIP_ROW, THUMBNAILS = 12, 6, 48
-PICTURE_SUFFIXES = (*FRAME_SUFFIXES, ".webp", ".bmp")
+PICTURE_SUFFIXES = (*PICTURE_SUFFIXES, ".webp", ".bmp")
 
 
 @dataclass

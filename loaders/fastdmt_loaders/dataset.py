@@ -21,7 +21,8 @@ from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.sampler import philox
 from fastdmt_loaders.stored import member
 
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", *VIDEO_SUFFIXES)  # a clip stands for the frame in its middle
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FRAME_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)  # a clip stands for the frame in its middle
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
 CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
