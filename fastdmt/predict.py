@@ -24,7 +24,7 @@ from .pictures import read_picture
 LEVEL = 0.5  # a pixel sounds where P reaches this
 GRID = 112  # side of the maps kept of a video
 STRIP_FRAMES, STRIP_ROW, THUMBNAILS = 12, 6, 48
-PICTURE_SUFFIXES = (*PICTURE_SUFFIXES, ".webp", ".bmp")
+PICTURES = (*PICTURE_SUFFIXES, ".webp", ".bmp")
 
 
 @dataclass
@@ -125,7 +125,7 @@ def find_jobs(inputs: Sequence[str | Path]) -> list[tuple[Path, ...]]:
             frame = None
         elif path.is_dir():
             jobs += _folder_jobs(path)
-        elif suffix in PICTURE_SUFFIXES:
+        elif suffix in PICTURES:
             frame = path
         elif suffix in video.SUFFIXES:
             jobs.append((path,))
@@ -150,7 +150,7 @@ def _folder_jobs(folder: Path) -> list[tuple[Path, ...]]:
     for path in files:
         if path.suffix.lower() in video.SUFFIXES:
             jobs.append((path,))
-        elif path.suffix.lower() in PICTURE_SUFFIXES and path.stem in sounds:
+        elif path.suffix.lower() in PICTURES and path.stem in sounds:
             jobs.append((path, sounds[path.stem]))
     if not jobs:
         raise FastDMTError(f"{folder}: holds no video and no picture with a sound of the same name; name the files")
