@@ -68,6 +68,11 @@ def test_links_options_and_presets_exist(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (page.parent / target).is_file(), target
+    for script, options in re.findall(r"python (bench/\w+\.py)([^`\n]*)", text):
+        source = (DOCS.parent / script).read_text(encoding="utf-8")
+        for option in re.findall(r"--[a-z][a-z-]*", options):
+            assert f'"{option}"' in source, (script, option)
+    text = re.sub(r"python bench/\w+\.py[^`\n]*", "", text)
     known = set()
     for kind, _, _ in cli.COMMANDS.values():
         known |= option_names(kind)
