@@ -242,19 +242,17 @@ class Trainer:
             batch = self._next(batches)
             with self.autocast():
                 labels = self.algorithm.pseudo_labels(batch)
-                seen = (batch, labels)
-                if self.queue and labels:
-                    packed, label = self.queue.exchange(batch, labels[0])
-                    seen = (packed, [label, label])
+                packing = self.queue is not None and labels is not None
+                packed, label = self.queue.exchange(batch, labels[0]) if packing else (batch, None)
                 self.clock.lap("teachers")
-                losses = self.algorithm.learn(*seen)
+                losses = self.algorithm.learn(packed, [label, label] if packing else labels)
             self._backward(losses.total, part)
             self.clock.lap("students")
         self._step([0, 1], losses.total.detach())
         self.algorithm.update_teachers(momentum)
         self.clock.lap("ema")
-        if labels:  # what the teachers said of this step's clips, whichever the students saw
-            losses = losses._replace(labels=labels, kept=torch.stack([c.keep.float().mean() for c in labels]).mean())
+        if packing:  # what the teachers said of this step's clips, whichever the students saw
+            losses = losses._replace(labels=labels, kept=labels[0].keep.float().mean())
         return batch, losses
 
     def _parts(self) -> range:

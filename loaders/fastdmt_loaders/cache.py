@@ -161,20 +161,21 @@ class CacheSource:
         bad: dict[int, str] = {}
         if self.group is None:
             index = self._index(self.plan, step, bad)
-            rows = torch.from_numpy(index).to(self.device, non_blocking=True)
+        else:
+            whole = self._index(dataclasses.replace(self.plan, rank=0, world=1), step, bad)
+            index = whole[self.plan.rows]
+        rows = torch.from_numpy(index).to(self.device, non_blocking=True)
+        if self.group is None:
             frames, scale = self.frames[rows], {rate: scale[rows] for rate, scale in self.scale.items()}
             pcm = {rate: pcm[rows] for rate, pcm in self.pcm.items()}
             sound = {name: features[rows] for name, features in self.sound.items()}
         else:
-            whole = self._index(dataclasses.replace(self.plan, rank=0, world=1), step, bad)
-            index = whole[self.plan.rows]
             frames, pcm, scale, sound = self._exchange(whole)
-        at = torch.from_numpy(index).to(self.boxes.device, non_blocking=True)
         raw = RawBatch(
             frames.permute(0, 3, 1, 2),
             {rate: samples.float().mul_(scale[rate][:, None]) for rate, samples in pcm.items()},
-            self.boxes[at],
-            self.known[at],
+            self.boxes[rows],
+            self.known[rows],
             index,
             self.plan.labelled,
             step,

@@ -19,15 +19,20 @@ def is_clip(name: str | Path) -> bool:
     return str(name).lower().endswith(VIDEO_SUFFIXES)
 
 
-def frame_at(source: str | io.BytesIO, moment: float | None = None) -> tuple[Image.Image, float]:
+def frame_at(
+    source: str | io.BytesIO, moment: float | None = None, name: str | Path | None = None
+) -> tuple[Image.Image, float]:
     """The frame at `moment`, in the middle of a shorter video or without one, upright with square pixels; its time.
+
+    Args:
+        name: for messages, where `source` is not a path.
 
     Raises:
         DataError: no picture stream, or no frame in it.
     """
     with av.open(source) as container:
         if not container.streams.video:
-            raise DataError(f"{source}: has no picture stream; replace it or move it away")
+            raise DataError(f"{name or source}: has no picture stream; replace it or move it away")
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # every core has a file of its own
         origin = float((stream.start_time or 0) * stream.time_base)
@@ -40,7 +45,7 @@ def frame_at(source: str | io.BytesIO, moment: float | None = None) -> tuple[Ima
             if frame.time is None or frame.time >= wanted:
                 break
         if frame is None:
-            raise DataError(f"{source}: holds no frame that can be decoded; replace it or move it away")
+            raise DataError(f"{name or source}: holds no frame that can be decoded; replace it or move it away")
         picture = frame.to_image()
         ratio = stream.sample_aspect_ratio
         if ratio and ratio != 1:

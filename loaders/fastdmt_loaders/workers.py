@@ -36,7 +36,7 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
     """
     try:
         if is_clip(path):
-            picture = frame_at(stored(path))[0]
+            picture = frame_at(stored(path), name=path)[0]
             return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
         with Image.open(stored(path)) as image:
             # A JPEG of at least twice the size is decoded at a half, quarter or eighth of it.

@@ -12,6 +12,7 @@ import torch
 from fastdmt_loaders import AVDataset, DataError, Plan, View, make_loader
 from fastdmt_loaders.check import check_root
 from fastdmt_loaders.clips import frame_at, middle_number
+from fastdmt_loaders.stored import member
 from fastdmt_loaders.workers import read_frame
 
 RATE, SECONDS, ITEMS = 10, 3, 12
@@ -104,10 +105,18 @@ def assert_near_pyav(dataset, raws):
             assert error.abs().mean() < 2.0 and error.median().abs() <= 2
 
 
-def test_dalis_decoder_takes_the_same_frame(own):
+@pytest.mark.parametrize(
+    ("device", "suffix"),
+    [
+        ("cpu", "webm"),
+        pytest.param("cuda", "webm", marks=pytest.mark.gpu),
+        pytest.param("cuda", "mp4", marks=pytest.mark.gpu),
+    ],
+)
+def test_dalis_decoder_takes_the_same_frame(tmp_path, device, suffix):
     pytest.importorskip("nvidia.dali")
-    dataset = AVDataset(own)
-    source, raws = by_dali(dataset, "cpu")
+    dataset = AVDataset(write_root(tmp_path / "root", suffix))
+    source, raws = by_dali(dataset, device)
     assert_near_pyav(dataset, raws)
     assert source.rebuilt == 0, "PyAV decoded, not DALI"
 
@@ -128,7 +137,16 @@ def test_a_clip_that_dali_refuses_is_named_and_replaced(own, caplog):
     assert np.array_equal(raws[0].index, PLAN.index(0)), "decoded by PyAV this once"
 
 
-def test_broken_clips_are_named(own, capsys):
+def test_a_clip_without_pictures_inside_a_tar_is_named(tmp_path):
+    wave = tmp_path / "sound.wav"
+    soundfile.write(wave, np.zeros(800), 16000)
+    tar = tmp_path / "shard.tar"
+    tar.write_bytes(wave.read_bytes())
+    with pytest.raises(DataError, match=r"shard\.tar.*clip\.mp4: has no picture stream"):
+        read_frame(member(str(tar), 0, tar.stat().st_size, "clip.mp4"), 32)
+
+
+def test_broken_clips_are_named(own):
     path = own / "frames" / "clip_000003.webm"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"clip_000003\.webm"):
@@ -137,12 +155,3 @@ def test_broken_clips_are_named(own, capsys):
     assert any("clip_000003" in line for line in report.lines())
     with pytest.raises(DataError, match=r"clip_000003\.webm"):
         middle_number(path.read_bytes()[:20], str(path))
-
-
-@pytest.mark.gpu
-def test_nvdec_takes_the_same_frame(root):
-    pytest.importorskip("nvidia.dali")
-    dataset = AVDataset(root)
-    source, raws = by_dali(dataset, "cuda")
-    assert_near_pyav(dataset, raws)
-    assert source.rebuilt == 0, "PyAV decoded, not DALI"
