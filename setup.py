@@ -4,12 +4,16 @@ from pathlib import Path
 
 from setuptools import setup
 
-PACKAGES = {
+# Three trees, each below a folder of the top level.
+TREES = {
     "fastdmt": "fastdmt",
-    "fastdmt.encoders": "fastdmt/encoders",
-    "fastdmt.localizers": "fastdmt/localizers",
     "fastdmt_kernels": "kernels/fastdmt_kernels",
     "fastdmt_loaders": "loaders/fastdmt_loaders",
+}
+PACKAGES = {
+    ".".join((name, *init.parent.relative_to(folder).parts)): str(init.parent)
+    for name, folder in TREES.items()
+    for init in sorted(Path(folder).rglob("__init__.py"))
 }
 
 DALI = "nvidia-dali-cuda120>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -29,7 +33,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"fastdmt_kernels": ["tuned/*.json"], "fastdmt": ["templates/*"]},
+    package_data={"fastdmt_kernels": ["tuned/*.json"], "fastdmt.reports": ["templates/*"]},
     install_requires=[
         "torch>=2.11",
         "numpy",
@@ -62,5 +66,5 @@ setup(
             *DALI_LIBS,
         ],
     },
-    entry_points={"console_scripts": ["fastdmt = fastdmt.cli:main"]},
+    entry_points={"console_scripts": ["fastdmt = fastdmt.cli.main:main"]},
 )

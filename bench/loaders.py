@@ -35,9 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "loaders"))
 
 from fastdmt_loaders import AVDataset, Plan, View, augment, make_loader  # noqa: E402
-from fastdmt_loaders.audio import read_sound, spectrogram  # noqa: E402
-from fastdmt_loaders.cache import CacheSource  # noqa: E402
-from fastdmt_loaders.workers import read_frame  # noqa: E402
+from fastdmt_loaders.decode.pictures import read_frame  # noqa: E402
+from fastdmt_loaders.decode.sound import read_sound  # noqa: E402
+from fastdmt_loaders.frontends import spectrogram  # noqa: E402
+from fastdmt_loaders.sources.cache import CacheSource  # noqa: E402
 
 BATCH = 64
 

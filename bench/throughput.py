@@ -38,11 +38,11 @@ for folder in ("", "kernels", "loaders"):
     sys.path.insert(0, str(ROOT / folder))
 
 import fastdmt_kernels  # noqa: E402
-from fastdmt import reference  # noqa: E402
+from fastdmt.algorithm import reference  # noqa: E402
 from fastdmt.config import TrainConfig, preset  # noqa: E402
-from fastdmt.distributed import World, start  # noqa: E402
-from fastdmt.schedule import UNBIASED  # noqa: E402
-from fastdmt.trainer import Trainer  # noqa: E402
+from fastdmt.distributed.processes import World, start  # noqa: E402
+from fastdmt.training.schedule import UNBIASED  # noqa: E402
+from fastdmt.training.trainer import Trainer  # noqa: E402
 
 # Dense bf16 TFLOP/s of the data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250, "RTX 4090": 165}
@@ -341,7 +341,7 @@ def counts(text: str) -> list[int]:
 
 
 def make_files(root: Path, clips: int) -> None:
-    from fastdmt_loaders.demo import make_demo
+    from fastdmt_loaders.tools.demo import make_demo
 
     make_demo(root, clips=clips, labelled=96)
 

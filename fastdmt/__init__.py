@@ -15,7 +15,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Lazily: the command line refuses bad arguments before torch is imported.
     if name == "load":
-        from .model import load
+        from fastdmt.models.pair import load
 
         return load
     raise AttributeError(f"module 'fastdmt' has no attribute {name!r}")

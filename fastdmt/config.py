@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from .errors import FastDMTError
+from fastdmt.errors import FastDMTError
 
 MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
 METHOD_NAMES = get_args(MethodName)

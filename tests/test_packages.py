@@ -58,7 +58,7 @@ def test_test_extras_stay_out_of_the_packages():
 
 def test_wrong_arguments_are_refused_before_torch_is_imported():
     code = (
-        "import sys; from fastdmt.cli import main\n"
+        "import sys; from fastdmt.cli.main import main\n"
         "assert main(['train', '--preset', 'nope']) == 2\n"
         "assert main(['nope']) == 2\n"
         "assert 'torch' not in sys.modules"
@@ -96,7 +96,7 @@ def test_installs_into_a_fresh_environment(tmp_path, editable):
     assert all(Path(path).is_relative_to(where) for path in done.stdout.split()), done.stdout
     helped = subprocess.run([home / "bin" / "fastdmt", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert helped.returncode == 0 and "fastdmt train" in helped.stdout
-    page = "import importlib.resources as r; assert r.files('fastdmt').joinpath('templates/report.html').is_file()"
+    page = "import importlib.resources as r; assert (r.files('fastdmt.reports') / 'templates/report.html').is_file()"
     subprocess.run([python, "-c", page], cwd=tmp_path, check=True)
     tuned = (
         "import importlib.resources as r; assert r.files('fastdmt_kernels').joinpath('tuned/default.json').is_file()"

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastdmt_loaders.audio import FRONT_ENDS
 from fastdmt_loaders.batch import Batch, RawBatch, View
-from fastdmt_loaders.sampler import AUGMENTATION, philox
+from fastdmt_loaders.dataset.sampler import AUGMENTATION, philox
+from fastdmt_loaders.frontends import FRONT_ENDS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)

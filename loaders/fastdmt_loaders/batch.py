@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdmt_loaders.annotations import Annotation
-from fastdmt_loaders.audio import FRONT_ENDS
+from fastdmt_loaders.dataset.annotations import Annotation
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.frontends import FRONT_ENDS
 
 AUDIO_AUGMENTATIONS = ("none", "light", "full")
 

@@ -15,14 +15,15 @@ import torch
 import torch.distributed as dist
 
 from fastdmt_loaders import augment
-from fastdmt_loaders.audio import read_sound
 from fastdmt_loaders.batch import Batch, EvalBatch, Pair, RawBatch, View
-from fastdmt_loaders.cache import CacheSource, agreed, cache_bytes, choose_cache
-from fastdmt_loaders.dataset import AVDataset, Table
+from fastdmt_loaders.dataset.dataset import AVDataset, Table
+from fastdmt_loaders.dataset.sampler import Plan
+from fastdmt_loaders.decode.pictures import read_frame
+from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import cores
-from fastdmt_loaders.sampler import Plan
-from fastdmt_loaders.workers import WorkerSource, read_batch, read_frame
+from fastdmt_loaders.sources.cache import CacheSource, agreed, cache_bytes, choose_cache
+from fastdmt_loaders.sources.workers import WorkerSource, read_batch
 
 log = logging.getLogger("fastdmt_loaders")
 
@@ -156,7 +157,7 @@ def make_loader(
         description = f"{share / 2**30:.2f} GiB of decoded items in {chosen} memory"
         source = CacheSource(table, plan, view, chosen, device, max(1, workers), progress, group)
     elif resolve_kind(kind, device) == "dali":
-        from fastdmt_loaders.dali import DaliSource
+        from fastdmt_loaders.sources.dali import DaliSource
 
         # Reading costs less than decoding on a CPU, and is all that is left to do beside a GPU's decoder.
         readers = workers if device.type == "cuda" else (workers + 3) // 4

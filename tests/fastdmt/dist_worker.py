@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from fastdmt.config import preset
-from fastdmt.parallel import full
-from fastdmt.schedule import UNBIASED
-from fastdmt.trainer import Trainer
+from fastdmt.distributed.sharding import full
+from fastdmt.training.schedule import UNBIASED
+from fastdmt.training.trainer import Trainer
 
 MODES = {"fsdp": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp"}}
 
@@ -146,6 +146,6 @@ def losses(run: Path) -> list[dict]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    from fastdmt import checkpoint
+    from fastdmt.runs import checkpoint
 
     return checkpoint.load_tensors(checkpoint.last_folder(run))

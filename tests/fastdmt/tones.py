@@ -112,7 +112,8 @@ class ToneModel:
         return p.amin(0) if source == "intersection" else p.mean(0)
 
     def localize(self, frame, waveform, rate, source="teachers"):
-        from fastdmt_loaders.audio import fit_waveform, spectrogram
+        from fastdmt_loaders.decode.sound import fit_waveform
+        from fastdmt_loaders.frontends import spectrogram
 
         pcm = fit_waveform(waveform, rate, (16000,), 3.0)[16000]
         p = self.maps(None, {"spectrogram": spectrogram(torch.from_numpy(pcm)[None])}, source)

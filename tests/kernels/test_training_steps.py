@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import fastdmt_kernels
+from fastdmt.algorithm.dmt import DualMeanTeacherStep
+from fastdmt.algorithm.pseudo_labels import METHODS
 from fastdmt.config import PseudoLabelConfig
-from fastdmt.dmt import DualMeanTeacherStep
-from fastdmt.localizer import build_localizer
-from fastdmt.methods import METHODS
-from fastdmt.model import freeze
+from fastdmt.models.localizer import build_localizer
+from fastdmt.models.pair import freeze
 from fastdmt_loaders import Batch
 
 SIZE = (8, 33)

@@ -16,14 +16,14 @@ from fastdmt_loaders import (
     Plan,
     View,
     augment,
-    cache,
     eval_batches,
     make_loader,
     read_sound,
 )
 from fastdmt_loaders.batch import Batch
+from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.loader import resolve_kind
-from fastdmt_loaders.workers import read_frame
+from fastdmt_loaders.sources import cache
 
 BICUBIC = Image.Resampling.BICUBIC
 

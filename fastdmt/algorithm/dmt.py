@@ -1,0 +1,206 @@
+"""Dual Mean-Teacher, and nothing else: read it beside the framework figure of the paper (arXiv 2403.03145).
+
+    frame, sound (weak)   -> teacher A, teacher B -> agree? -> intersection of their maps = pseudo-label
+    frame, sound (strong) -> student A, student B -> localization loss + contrastive loss -> gradients
+    teacher A <- EMA of student A,  teacher B <- EMA of student B
+
+Nothing here waits for the device: no value is read, no branch depends on a tensor, all shapes are constant.
+Letters: N clips (L labelled first, then U unlabelled), h w cells of a map, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdmt.algorithm.pseudo_labels import Method
+from fastdmt.config import PseudoLabelConfig
+from fastdmt.models.localizer import Localizer
+from fastdmt.models.probability import probability_map
+from fastdmt_kernels import Consensus, boxes_to_mask, ema_update, localization_loss, unpack_mask
+from fastdmt_loaders import Batch
+
+FLICKR_AGREE, VGGSS_AGREE = 2, 1  # annotators who must agree on a pixel
+
+
+class Losses(NamedTuple):
+    """What one step computed; every field is a 0-d tensor on the device unless said otherwise."""
+
+    total: Tensor  #: to be differentiated
+    supervised: Tensor  #: localization loss, mean of the students
+    contrastive: Tensor  #: contrastive loss, mean of the students
+    kept: Tensor  #: share of unlabelled clips kept, mean of the students
+    iou: Tensor  #: mean IoU of the two teachers' masks
+    empty: Tensor  #: share of empty pseudo-labels
+    labels: list[Consensus] | None  #: pseudo-labels of every student
+
+
+def supervised_loss(
+    s: Tensor,
+    affine: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    size: tuple[int, int],
+    *,
+    valid: Tensor | None = None,
+    total: Tensor | None = None,
+    kind: str = "bce",
+    probability: str = "sigmoid",
+) -> Tensor:
+    """L_sup: weighted mean over clips of the pixel-wise loss between P and a binary (or soft) target (section 3).
+
+    Args:
+        s: cosine maps [N, h, w].
+        affine: (w, b) [2].
+        target: packed masks [N, H, ceil(W/32)] int32, or confidences [N, H, W] uint8.
+        weight: [N]; a clip of weight 0 has no influence.
+        valid: packed masks of the pixels that count; None: all.
+        total: denominator instead of the sum of the weights (a global batch over several ranks).
+        kind: "bce", or "spatial_ce" = -sum G log softmax_xy(S) / sum G (Attention10k).
+    """
+    if kind == "bce" and probability == "sigmoid":
+        return localization_loss(s, affine, target, weight, size=size, valid=valid, total=total)
+    truth = target.float() / 255 if target.dtype == torch.uint8 else unpack_mask(target, size[1]).float()
+    counts = torch.ones_like(truth) if valid is None else unpack_mask(valid, size[1]).float()
+    if kind == "spatial_ce":
+        up = F.interpolate(s.float()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        scale = affine[0].float()
+        log_softmax = (scale * up).flatten(1).log_softmax(1).view_as(up)
+        sample = -(truth * log_softmax).sum((1, 2)) / truth.sum((1, 2)).clamp(min=1)
+    else:
+        p = probability_map(s, affine, size, probability).clamp(1e-6, 1 - 1e-6)
+        pixel = F.binary_cross_entropy(p, truth, reduction="none")
+        sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
+    total = weight.sum() if total is None else total
+    return torch.where(weight > 0, weight * sample, 0.0).sum() / torch.where(total > 0, total, 1.0)
+
+
+class DualMeanTeacherStep:
+    """The losses of both stages for a pair of students and their teachers.
+
+    Args:
+        students: localizers A and B, trained by gradients.
+        teachers: their averages, or None in stage 1.
+        method: where pseudo-labels come from.
+        config: section 4's constants.
+        size: (H, W) of the frames.
+        min_agree: annotators that must agree on a labelled pixel (2 for Flickr-SoundNet, 1 for VGG-SS).
+        group: process group over which contrastive negatives and denominators are shared.
+        calls: what to call instead of each student (a wrapper that averages gradients); None: the students.
+    """
+
+    def __init__(
+        self,
+        students: Sequence[Localizer],
+        teachers: Sequence[Localizer] | None,
+        method: Method,
+        config: PseudoLabelConfig,
+        *,
+        size: tuple[int, int],
+        min_agree: int,
+        group: Any = None,
+        calls: Sequence[Callable] | None = None,
+    ) -> None:
+        self.students, self.teachers, self.method, self.config = students, teachers, method, config
+        self.size, self.min_agree, self.group = size, min_agree, group
+        self.calls = students if calls is None else calls
+
+    def warmup(self, k: int, batch: Batch) -> Tensor:
+        """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
+        student = self.students[k]
+        out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
+        target = boxes_to_mask(batch.boxes, self.size, self.min_agree)
+        return self._localize(student, out.map, target, torch.ones_like(out.map[:, 0, 0]), None)
+
+    @torch.no_grad()
+    def pseudo_labels(self, batch: Batch) -> list[Consensus] | None:
+        """Both teachers look at the weak view of the unlabelled clips; the method decides what to believe."""
+        if not self.method.uses_teachers or len(batch.ids) == batch.labelled:
+            return None
+        rows = slice(batch.labelled, None)
+        frames = batch.frames_weak[rows]
+        maps = [t(frames, batch.sound[t.front_end][rows]).map for t in self.teachers]
+        return self.method.pseudo_labels(maps, [t.affine for t in self.teachers], self.size)
+
+    def unbiased(self, batch: Batch) -> Losses:
+        """Stage 2: the teachers label, the students learn."""
+        return self.learn(batch, self.pseudo_labels(batch))
+
+    def learn(self, batch: Batch, labels: list[Consensus] | None) -> Losses:
+        """The students see labelled clips with boxes and kept clips with the intersection."""
+        boxes = boxes_to_mask(batch.boxes[: batch.labelled], self.size, self.min_agree)
+        supervised, contrastive = [], []
+        for k, student in enumerate(self.students):
+            out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
+            target, weight, valid = self._targets(boxes, labels[k] if labels else None, len(batch.frames_strong))
+            if self.method.uses_labels:
+                rows = slice(0, len(target))
+                supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid))
+            if self.config.lambda_u > 0:
+                believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
+                contrastive.append(student.contrastive_loss(out, believed, self.group))
+        zero = torch.zeros((), device=boxes.device)
+        sup = torch.stack(supervised).sum() if supervised else zero
+        con = torch.stack(contrastive).sum() if contrastive else zero
+        n = len(self.students)
+        kept = torch.stack([c.keep.float().mean() for c in labels]).mean() if labels else zero
+        iou = torch.stack([c.iou.mean() for c in labels]).mean() if labels else zero
+        empty = torch.stack([c.empty_share for c in labels]).mean() if labels else zero
+        total = sup + self.config.lambda_u * con
+        return Losses(total, sup.detach() / n, con.detach() / n, kept, iou, empty, labels)
+
+    def update_teachers(self, m: Tensor | float) -> None:
+        """teacher_k <- m * teacher_k + (1-m) * student_k: A from A, B from B only, BatchNorm statistics too."""
+        teachers, students = [], []
+        for teacher, student in zip(self.teachers, self.students, strict=True):
+            teachers += list(teacher.parameters())
+            students += list(student.parameters())
+            for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+                if self.config.bn == "copy":
+                    mine.copy_(theirs)
+                else:
+                    teachers.append(mine)
+                    students.append(theirs)
+        ema_update(teachers, students, m)
+
+    def _targets(self, boxes: Tensor, label: Consensus | None, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Targets of the whole batch: boxes, then pseudo-labels; weights 1, then pseudo_weight where kept, else 0."""
+        labelled = len(boxes)
+        ones = torch.ones(labelled, device=boxes.device)
+        if label is None:
+            return boxes, F.pad(ones, (0, n - labelled)), None
+        weight = torch.cat([ones, label.keep.float() * self.config.pseudo_weight])
+        valid = None if label.valid is None else torch.cat([torch.full_like(boxes, -1), label.valid])
+        if label.confidence is None:
+            return torch.cat([boxes, label.mask]), weight, valid
+        hard = unpack_mask(boxes, self.size[1]).to(torch.uint8) * 255
+        return torch.cat([hard, label.confidence]), weight, valid
+
+    def _localize(self, student: Localizer, s: Tensor, target: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:
+        return supervised_loss(
+            s,
+            student.affine,
+            target,
+            weight,
+            self.size,
+            valid=valid,
+            total=self._total(weight),
+            kind=self.config.supervised_loss,
+            probability=self.method.probability,
+        )
+
+    def _total(self, weight: Tensor) -> Tensor | None:
+        """Denominator of the supervised loss: kept clips differ between ranks, and a mean of means is not the mean.
+
+        Gradients are averaged over ranks, so each rank divides by its share of the global sum.
+        """
+        if self.group is None:
+            return None
+        total = weight.sum()
+        dist.all_reduce(total, group=self.group)
+        return total / dist.get_world_size(self.group)

@@ -1,0 +1,222 @@
+"""Arguments of every command but `train`, whose settings are `fastdmt.config`; the docstrings are the help texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastdmt.config import TrainConfig, preset
+
+Positional = tyro.conf.Positional
+SuiteName = Literal["flickr", "vggss", "vggss-heard", "vggss-unheard", "flickr-extended", "vggss-extended"]
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run: every protocol of the field beside its cap and an audio-blind baseline; JSON and report.html."""
+
+    run: Positional[Path]
+    """Run folder that `train`, `import` or `export` wrote."""
+    data: Path | None = None
+    """Data folder; default: the run's."""
+    list: str | None = None
+    """List of ids (txt or csv) below the data folder or absolute; default: the run's test list."""
+    suite: SuiteName | None = None
+    """A test list of the literature, in a table with published figures; each row says its protocol."""
+    lists: Path | None = None
+    """Folder of the suite's official lists (for example vggss_test.csv); default: the data folder."""
+    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    """Whose map."""
+    shuffle_sound: bool = False
+    """Give every frame another item's sound: a model that follows the sound must fall."""
+    weights: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+    flip: bool = False
+    """Test-time option: average with the map of the mirrored frame."""
+    scales: tuple[float, ...] = ()
+    """Test-time option: average over these sizes of the frame, for example 0.75 1 1.25."""
+    object_guided: str | None = None
+    """Test-time option, EZ-VSL's: 0.4 map + 0.6 mean|ResNet-18 features|; `imagenet` or a ResNet-18 weight file."""
+    out: Path | None = None
+    """Folder of the JSON and the report; default: RUN/eval, with a name of its own for a suite or an option."""
+    batch: int = 64
+    """Items a batch."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Localize in a person's own files: frame + sound, a folder in the field's layout, or videos."""
+
+    run: Positional[Path]
+    """Run folder that `train`, `import` or `export` wrote."""
+    inputs: Positional[tuple[Path, ...]]
+    """A frame followed by its sound, folders, or videos."""
+    out: Path = Path("predictions")
+    """Where overlays, maps, strips and boxes are written."""
+    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    """Whose map."""
+    fps: float = 2.0
+    """Maps a second of video."""
+    live: bool = False
+    """Also write a self-contained page: the video with its map, opacity and threshold sliders."""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train several methods with equal data, steps and seeds, and print mean and spread."""
+
+    methods: str = "supervised,mean-teacher,dmt"
+    """Comma-separated methods."""
+    localizers: str = ""
+    """Comma-separated localizers; empty: the preset's."""
+    seeds: int = 3
+    """Runs of each."""
+    split: Literal["test", "val"] = "test"
+    """Items of the table: choose settings on val, report once on test."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: preset("demo"))
+    """Settings shared by every run; the run folder holds them all."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """A checkpoint of another method as a run folder that eval and predict take; the file is never executed."""
+
+    method: Positional[Literal["ezvsl", "slavc", "lvs"]]
+    """Whose checkpoint."""
+    checkpoint: Positional[Path]
+    """What their training wrote, for example best.pth."""
+    out: Positional[Path]
+    """Folder to make."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The teachers of a run as one safetensors file with its config.json."""
+
+    run: Positional[Path]
+    """Run folder that `train` wrote."""
+    out: Positional[Path]
+    """Folder to make."""
+    hub_layout: bool = False
+    """Also README.md, a model card with the table of `eval`; files only, nothing is sent anywhere."""
+    weights: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+@dataclass(frozen=True)
+class DataDemo:
+    """Write a small synthetic data set of real media files in the field's layout."""
+
+    out: Positional[Path]
+    """Folder to make."""
+    clips: int = 1600
+    """Clips in all."""
+    labelled: int = 96
+    """Of these, training clips whose boxes may be used."""
+    seed: int = 0
+    """Same seed, same files."""
+
+
+@dataclass(frozen=True)
+class DataIndex:
+    """What of the official lists is on disk; the seeded 4,250/500/250 split; leaks dropped and counted.
+
+    Writes labelled.txt, train.txt, val.txt and test.csv where absent, missing.csv, and the label budgets 256 and 2,000.
+    """
+
+    root: Positional[Path]
+    """Data folder: frames/, audio/, and Annotations/ or vggss.json."""
+    dataset: Literal["flickr", "vggss"]
+    """Whose lists and boxes."""
+    lists: Path
+    """Folder of the official lists: flickr_sup_train.txt and flickr_test.csv, or vggss.json, and a training list."""
+    train_list: str | None = None
+    """Official training list; default: the 144k one, else the 10k one."""
+    seed: int = 0
+    """Draws the split; the same as train's --split-seed."""
+    labelled: int = 4250
+    """Clips whose boxes may be used."""
+    validation: int = 500
+    """Clips that choose the best step."""
+    test: int = 250
+    """Test clips to draw for vggss; flickr has an official list."""
+    force: bool = False
+    """Write the lists anew where they are there."""
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Read every file listed; report what is broken; write clean lists; fail on what would stop a run."""
+
+    root: Positional[Path]
+    """Data folder."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Videos, or an existing frames/audio tree, into what trains fast: small JPEGs and mono FLAC at the encoders' rate.
+
+    A second run does only what is missing.
+    """
+
+    source: Positional[Path]
+    """Folder of videos, or of frames/ and audio/."""
+    out: Positional[Path]
+    """Folder in the field's layout, made when absent."""
+    seconds: float = 3.0
+    """Seconds of sound kept around the frame (3 or 10)."""
+    rate: int = 16000
+    """Samples a second (22050 for SoundNet)."""
+    side: int = 256
+    """Short side of the frames, pixels."""
+    moment: float = 5.0
+    """Second of the frame in a video; the middle of shorter ones."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
+@dataclass(frozen=True)
+class DataPack:
+    """Tar shards with an index, written by webdataset: frame, sound and boxes in one record."""
+
+    root: Positional[Path]
+    """Data folder."""
+    out: Positional[Path]
+    """Folder of the shards."""
+    per_shard: int = 1000
+    """Records in a shard."""
+    workers: int = 0
+    """Processes; 0: all cores."""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Write a batch file for Slurm: one launcher a node, saved and requeued before the time limit."""
+
+    out: Positional[Path]
+    """File to write, for sbatch."""
+    run: Path = Path("runs/slurm")
+    """Run folder, on a file system that all nodes share."""
+    train: str = "--preset vggsound-144k"
+    """Options of `fastdmt train`, in quotes: --train="--preset vggsound-10k --seed 1"."""
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 8
+    """GPUs a machine."""
+    cpus_per_gpu: int = 12
+    """Cores a GPU, for decoding."""
+    hours: int = 24
+    """Time limit."""
+    port: int = 29500
+    """Port of the first machine where they meet."""
+    sbatch: tuple[str, ...] = ()
+    """More options of sbatch, without their dashes: partition=gpu account=me."""

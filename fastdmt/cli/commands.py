@@ -1,0 +1,251 @@
+"""What the commands do once their arguments are known to be good."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+
+from fastdmt.cli import arguments
+from fastdmt.config import TrainConfig, require
+from fastdmt.console import CONSOLE, bar
+from fastdmt.data.official_lists import index
+from fastdmt.data.run_data import open_files, relocate, test_pairs, trained_ids
+from fastdmt.distributed.processes import World, start
+from fastdmt.errors import FastDMTError
+from fastdmt.evaluation.evaluate import evaluate
+from fastdmt.evaluation.result import Result
+from fastdmt.evaluation.suites import SUITES, SuiteResult, run_suite
+from fastdmt.evaluation.test_time import with_options
+from fastdmt.models.pair import Model, load
+from fastdmt.reports.predict import predict
+from fastdmt.reports.release import export_run, facts_of, import_run
+from fastdmt.reports.report import write_report, write_strip
+from fastdmt.training.trainer import Outcome, Trainer
+from fastdmt_loaders import AVDataset
+from fastdmt_loaders.tools.check import check_root
+from fastdmt_loaders.tools.demo import make_demo
+from fastdmt_loaders.tools.pack import pack
+from fastdmt_loaders.tools.prepare import prepare
+
+
+def train(cfg: TrainConfig) -> int:
+    """`fastdmt train`."""
+    return start(cfg, "fastdmt.cli.commands:train_here")
+
+
+def train_here(cfg: TrainConfig, world: World) -> int:
+    """One process's part of `fastdmt train`. Exit code: 0, or 130 after Ctrl-C; a run that was told to end saved."""
+    outcome = Trainer(cfg, CONSOLE, world=world).run()
+    if outcome.interrupted:
+        return 130 if outcome.signal == signal.SIGINT else 0
+    return _say_next(outcome) if world.first else 0
+
+
+def train_part(cfg: TrainConfig, world: World) -> None:
+    """One process's part of a training that another command asked for."""
+    Trainer(cfg, CONSOLE, world=world).run()
+
+
+def trained(cfg: TrainConfig) -> bool:
+    """Train, or go on, in as many processes as asked for; False when a signal ended it early, saved."""
+    started = (cfg.run / "checkpoints" / "last").is_file()
+    start(dataclasses.replace(cfg, resume=cfg.resume or started), "fastdmt.cli.commands:train_part")
+    return (cfg.run / "state.txt").is_file()
+
+
+def _say_next(outcome: Outcome) -> int:
+    CONSOLE.print(f"done: {outcome.run} (validation CIoU@0.5 {100 * outcome.best:.1f}); next:", soft_wrap=True)
+    CONSOLE.print(f"  fastdmt eval {outcome.run}\n  fastdmt predict {outcome.run} FRAME SOUND", soft_wrap=True)
+    return 0
+
+
+def evaluate_run(args: arguments.Eval) -> int:
+    """`fastdmt eval`."""
+    require(args.suite is None or args.list is None, "--suite names its own list; leave --list or --suite out")
+    require(args.lists is None or args.suite is not None, "--lists belongs to --suite; add --suite NAME")
+    model = with_options(load(args.run, args.weights, args.device), args.flip, args.scales, args.object_guided)
+    parts = [args.suite or "", *model.options] if args.suite or model.options else []
+    out = args.out or args.run / "eval" / "-".join(part.replace(" ", "-") for part in parts if part)
+    common = {"source": args.map, "shuffle_sound": args.shuffle_sound, "batch": args.batch}
+    if args.suite is None:
+        save_evaluation(model, evaluation(model, args.data, args.list, **common), out, args.weights)
+        return 0
+    cfg = relocate(model.cfg, args.data)
+    dataset = AVDataset(cfg.data.root, SUITES[args.suite].rule)
+    with bar(CONSOLE, "evaluating") as tick:
+        suite = run_suite(
+            model,
+            dataset,
+            args.suite,
+            lists=args.lists,
+            trained=trained_ids(args.run),
+            source=args.map,
+            shuffle_sound=args.shuffle_sound,
+            batch_size=args.batch,
+            device=model.device,
+            progress=tick,
+        )
+    save_evaluation(model, suite.result, out, args.weights, suite)
+    return 0
+
+
+def evaluation(
+    model: Model,
+    root: Path | None = None,
+    list_name: str | None = None,
+    source: str = "teachers",
+    shuffle_sound: bool = False,
+    batch: int = 64,
+) -> Result:
+    """Evaluate on a list of the data folder; the run's test list by default."""
+    cfg = relocate(model.cfg, root)
+    dataset = open_files(cfg, CONSOLE)
+    pairs = test_pairs(dataset, cfg, list_name)
+    with bar(CONSOLE, "evaluating") as tick:
+        return evaluate(
+            model,
+            dataset,
+            pairs,
+            source=source,
+            shuffle_sound=shuffle_sound,
+            batch_size=batch,
+            device=model.device,
+            name=Path(list_name or cfg.data.test_list).name,
+            progress=tick,
+        )
+
+
+def save_evaluation(
+    model: Model, result: Result, out: Path, weights: str = "best", suite: SuiteResult | None = None
+) -> None:
+    """Table on the terminal; JSON and report on disk."""
+    out.mkdir(parents=True, exist_ok=True)
+    CONSOLE.print(suite.table() if suite else result.table())
+    result.to_json(out / "metrics.json")
+    facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg.run)
+    if result.options:
+        facts["test-time options"] = ", ".join(result.options)
+    if suite and suite.warnings:
+        facts["note"] = "; ".join(suite.warnings)
+    published = suite.rows() if suite else ()
+    write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
+    write_strip(result, out / "strip.png")
+    CONSOLE.print(f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}", soft_wrap=True)
+
+
+def predict_files(args: arguments.Predict) -> int:
+    """`fastdmt predict`."""
+    model = load(args.run, device=args.device)
+    with bar(CONSOLE, "localizing") as tick:
+        written = predict(model, args.inputs, args.out, source=args.map, fps=args.fps, live=args.live, progress=tick)
+    for path in written:
+        CONSOLE.print(str(path), soft_wrap=True)
+    return 0
+
+
+def demo(cfg: TrainConfig) -> int:
+    """`fastdmt demo`: files, training, evaluation and pictures; a second call goes on where the first one stopped."""
+    if not trained(cfg):
+        return 130
+    model = load(cfg.run)
+    out = cfg.run / "eval"
+    save_evaluation(model, evaluation(model), out)
+    videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
+    with bar(CONSOLE, "localizing in a video") as tick:
+        written = predict(model, videos, cfg.run / "predictions", live=True, progress=tick) if videos else []
+    CONSOLE.print("\nEverything lies in:", highlight=False)
+    places = {
+        cfg.data.root: "the demo's files, in the field's layout",
+        out / "report.html": "tables, and the best, worst and random items",
+        out / "strip.png": "frame | teacher A | teacher B | intersection | result",
+        cfg.run / "metrics.jsonl": "every logged number; TensorBoard: tensorboard --logdir " + str(cfg.run),
+        cfg.run / "best.safetensors": "weights; fastdmt.load(run) gives the model",
+    }
+    places |= {path: "a video with its map" for path in written if path.suffix in (".mp4", ".html")}
+    for path, text in places.items():
+        CONSOLE.print(f"  {path}  {text}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def import_checkpoint(args: arguments.Import) -> int:
+    """`fastdmt import`."""
+    for line in import_run(args.method, args.checkpoint, args.out):
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    CONSOLE.print(f"written: {args.out}; next: fastdmt eval {args.out} --data ROOT --suite vggss", soft_wrap=True)
+    return 0
+
+
+def export(args: arguments.Export) -> int:
+    """`fastdmt export`."""
+    for path in export_run(args.run, args.out, args.hub_layout, args.weights):
+        CONSOLE.print(f"written: {path}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def data_demo(args: arguments.DataDemo) -> int:
+    """`fastdmt data demo`."""
+    if args.out.exists() and any(args.out.iterdir()):
+        raise FastDMTError(f"{args.out} is not empty; give a new folder")
+    with bar(CONSOLE, "writing files") as tick:
+        made = make_demo(args.out, args.clips, args.labelled, args.seed, progress=tick)
+    for line in made.notes:
+        CONSOLE.print(line, soft_wrap=True)
+    CONSOLE.print(f"written: {made.root}; next: fastdmt train --data {made.root}", soft_wrap=True)
+    return 0
+
+
+def data_index(args: arguments.DataIndex) -> int:
+    """`fastdmt data index`."""
+    counts = (args.labelled, args.validation, args.test)
+    found = index(
+        args.root,
+        args.dataset,
+        args.lists,
+        seed=args.seed,
+        counts=counts,
+        train_list=args.train_list,
+        force=args.force,
+    )
+    for line in found.lines:
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def data_check(args: arguments.DataCheck) -> int:
+    """`fastdmt data check`: exit code 1 when a run on these lists would stop."""
+    with bar(CONSOLE, "reading files") as tick:
+        report = check_root(args.root, workers=args.workers or None, progress=tick)
+    for line in report.lines():
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 1 if report.fatal else 0
+
+
+def data_prepare(args: arguments.DataPrepare) -> int:
+    """`fastdmt data prepare`: exit code 1 when an item could not be made."""
+    with bar(CONSOLE, "preparing") as tick:
+        done = prepare(
+            args.source,
+            args.out,
+            seconds=args.seconds,
+            rate=args.rate,
+            side=args.side,
+            moment=args.moment,
+            workers=args.workers or None,
+            progress=tick,
+        )
+    for line in done.failed:
+        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    CONSOLE.print(
+        f"{args.out}: {done.done:,} made, {done.skipped:,} were there, {len(done.failed):,} failed", soft_wrap=True
+    )
+    return 1 if done.failed else 0
+
+
+def data_pack(args: arguments.DataPack) -> int:
+    """`fastdmt data pack`."""
+    with bar(CONSOLE, "packing") as tick:
+        shards = pack(args.root, args.out, per_shard=args.per_shard, workers=args.workers or None, progress=tick)
+    records = sum(map(len, shards.ids))
+    CONSOLE.print(f"written: {len(shards.files):,} shards of {records:,} records in {args.out}", soft_wrap=True)
+    return 0

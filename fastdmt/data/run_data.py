@@ -1,0 +1,180 @@
+"""From a configuration to ids: opens the data folder, applies the lists, says what was dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from fastdmt.config import TrainConfig, require
+from fastdmt.console import bar
+from fastdmt.distributed.processes import World
+from fastdmt.errors import FastDMTError
+from fastdmt_loaders import (
+    AVDataset,
+    EvalBatch,
+    Pair,
+    Plan,
+    Split,
+    View,
+    eval_batches,
+    make_loader,
+    make_split,
+    read_pairs,
+)  # fmt: skip
+from fastdmt_loaders.loader import Loader
+from fastdmt_loaders.parallel import cores
+from fastdmt_loaders.tools.demo import make_demo
+
+MAX_BOXES = 8  # boxes an item keeps: VGG-SS names every sounding object of the frame
+RESIDENT = 1024  # validation items kept decoded between two validations
+
+
+@dataclass
+class Data:
+    """The items of a run.
+
+    Attributes:
+        dataset: files and boxes.
+        split: ids by role, written beside the run.
+        summary: lines for the log: sizes, and everything that was dropped.
+    """
+
+    dataset: AVDataset
+    split: Split
+    cfg: TrainConfig
+    summary: list[str]
+    _resident: list[EvalBatch] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> list[str]:
+        return self.split.train_labelled
+
+    @property
+    def unlabelled(self) -> list[str]:
+        return self.split.train_unlabelled
+
+    @property
+    def validation(self) -> list[str]:
+        return self.split.validation
+
+    def view(self, front_ends: tuple[str, ...], augment: bool) -> View:
+        """How items are shown: training (random crop of a 1.1x resize) or plain."""
+        data = self.cfg.data
+        return View(data.size, front_ends, data.seconds, augment, data.audio_augment, MAX_BOXES)
+
+    def training(self, view: View, labelled: int, unlabelled: int, seed: int, world: World) -> Loader:
+        """This process's batches without end; `labelled` and `unlabelled` rows a step, over all processes."""
+        data, parts = self.cfg.data, self.cfg.scale.accumulate
+        ids = self.unlabelled if unlabelled else []
+        rows = (labelled // parts, unlabelled // parts)
+        workers = data.workers
+        if workers < 0:  # the machine's cores belong to all its processes
+            workers = None if world.size == 1 else max(1, cores() * world.nodes // world.size)
+        return make_loader(
+            self.dataset,
+            self.labelled,
+            ids,
+            Plan(len(self.labelled), len(ids), *rows, seed, world.rank, world.size),
+            view,
+            kind=data.loader,
+            device=world.device,
+            workers=workers,
+            cache=data.cache,
+            max_bad=data.max_bad_files,
+            group=dist.new_group() if world.size > 1 else None,
+        )
+
+    def validation_batches(self, front_ends: tuple[str, ...], device: torch.device) -> list[EvalBatch]:
+        """Decoded validation items; small sets are decoded once and kept."""
+        if self._resident:
+            return self._resident
+        pairs = [Pair(i, i, True) for i in self.validation]
+        batches = list(eval_batches(self.dataset, pairs, self.view(front_ends, augment=False), 64, device=device))
+        if len(pairs) <= RESIDENT:
+            self._resident = batches
+        return batches
+
+    def write_splits(self, run: Path) -> None:
+        """Beside the run, because the published splits are unknown and cannot be reconstructed."""
+        self.split.save(run / "split.json")
+        folder = run / "lists"
+        folder.mkdir(exist_ok=True)
+        for name in ("train_labelled", "train_unlabelled", "validation", "test"):
+            ids = getattr(self.split, name)
+            (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def open_files(cfg: TrainConfig, console: Console) -> AVDataset:
+    """The data folder; the demo's is made when the preset is `demo` and it does not exist. Raises DataError."""
+    root = cfg.data.root
+    if cfg.preset == "demo" and not root.exists():
+        with bar(console, f"making the demo's files in {root}") as tick:
+            make_demo(root, progress=tick)
+    return AVDataset(root, cfg.data.annotations)
+
+
+def open_data(cfg: TrainConfig, console: Console) -> Data:
+    """Open `cfg.data.root` and give every id its role.
+
+    Raises:
+        DataError, FastDMTError: no folder, an empty list, an id without a file, no labels.
+    """
+    root = cfg.data.root
+    dataset = open_files(cfg, console)
+    names = {
+        "train": cfg.data.train_list,
+        "labelled": cfg.data.labelled_list,
+        "validation": cfg.data.val_list,
+        "test": cfg.data.test_list,
+    }
+    lists = {role: root / name for role, name in names.items() if (root / name).is_file()}
+    for role, name in names.items():
+        default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
+        require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
+    split = make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
+    if cfg.method != "self-supervised":
+        require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and its boxes")
+    if cfg.batch_unlabelled:
+        require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {names['train']}")
+    summary = [
+        f"{root}: {len(split.train_labelled):,} labelled, {len(split.train_unlabelled):,} unlabelled, "
+        f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",
+        *split.warnings,
+    ]
+    return Data(dataset, split, cfg, summary)
+
+
+def test_pairs(dataset: AVDataset, cfg: TrainConfig, name: str | None = None) -> list[Pair]:
+    """Pairs of a list, below the data folder or anywhere else; by default the run's test items.
+
+    Raises:
+        DataError: no such list.
+        FastDMTError: neither the data folder nor the run names test items.
+    """
+    if name is not None:
+        path = dataset.root / name
+        return read_pairs(path if path.is_file() else Path(name))
+    drawn = cfg.run / "lists" / "test.txt"
+    for path in (dataset.root / cfg.data.test_list, drawn):
+        if path.is_file():
+            return read_pairs(path)
+    raise FastDMTError(f"neither {dataset.root / cfg.data.test_list} nor {drawn} exists; give --list FILE or --suite")
+
+
+def trained_ids(run: Path) -> list[str]:
+    """Every id that a run was trained on; none for a run that was not trained here."""
+    lists = (run / "lists" / f"{name}.txt" for name in ("train_labelled", "train_unlabelled"))
+    return [i for path in lists if path.is_file() for i in path.read_text(encoding="utf-8").split()]
+
+
+def relocate(cfg: TrainConfig, root: Path | None) -> TrainConfig:
+    """The same run on another folder, with that folder's boxes where it has none of the run's kind."""
+    if root is None:
+        return cfg
+    there = {"flickr": (root / "Annotations").is_dir(), "vggss": (root / "vggss.json").is_file()}
+    kind = cfg.data.annotations if there.get(cfg.data.annotations, True) else "auto"
+    return replace(cfg, data=replace(cfg.data, root=root, annotations=kind))

@@ -1,0 +1,209 @@
+"""The literature's test lists as suites: our figures beside published ones, every row marked with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from fastdmt.config import require
+from fastdmt.errors import FastDMTError
+from fastdmt.evaluation import metrics
+from fastdmt.evaluation.evaluate import evaluate
+from fastdmt.evaluation.result import Result
+from fastdmt_loaders import AVDataset, Pair, read_pairs
+
+MEDIAN, ABSOLUTE, ADAPTIVE = (f"{rule} threshold" for rule in ("median", "absolute", "adaptive"))
+
+
+class Published(NamedTuple):
+    """A figure of a paper: CIoU@0.5 in percent, trained on 144k clips of the same data set."""
+
+    method: str
+    ciou: float
+    protocol: str = MEDIAN
+    note: str = ""
+
+
+class Suite(NamedTuple):
+    """A test list by the file names that the field gives it."""
+
+    rule: str  #: annotations: flickr or vggss
+    lists: tuple[str, ...]  #: files, their items one after another
+    published: tuple[Published, ...] = ()
+
+
+FLICKR = (
+    Published("Attention10k", 66.0),
+    Published("LVS", 69.9),
+    Published("EZ-VSL", 72.69),
+    Published("EZ-VSL", 83.13, note="with object guidance"),
+    Published("SLAVC", 73.84),
+    Published("SSPL", 75.9),
+    Published("SSL-TIE", 81.5),
+    Published("best semi-supervised before DMT", 85.8),
+    Published("Alignment", 86.0),
+    Published("DMT", 90.4, note="on 250 clips that are not known"),
+    Published("ACL-SSL", 80.8, ABSOLUTE, "best of a grid of thresholds"),
+)
+VGGSS = (
+    Published("Attention10k", 18.5),
+    Published("LVS", 34.4),
+    Published("EZ-VSL", 34.38),
+    Published("EZ-VSL", 38.85, note="with object guidance"),
+    Published("SLAVC", 39.2),
+    Published("SSPL", 33.9),
+    Published("SSL-TIE", 38.6),
+    Published("Alignment", 41.4),
+    Published("best semi-supervised before DMT", 42.4),
+    Published("DMT", 48.8, note="on 250 clips that are not known"),
+    Published("ACL-SSL", 49.46, ABSOLUTE, "best of a grid of thresholds"),
+)
+SUITES = {
+    "flickr": Suite("flickr", ("flickr_test.csv",), FLICKR),
+    "vggss": Suite("vggss", ("vggss_test.csv",), VGGSS),
+    "vggss-heard": Suite("vggss", ("vggss_heard_test.csv",)),
+    "vggss-unheard": Suite("vggss", ("vggss_unheard_test.csv",)),
+    "flickr-extended": Suite("flickr", ("flickr_test.csv", "flickr_test_plus_silent.csv")),
+    "vggss-extended": Suite("vggss", ("vggss_test.csv", "vggss_test_plus_silent.csv")),
+}
+
+
+@dataclass
+class SuiteResult:
+    """An evaluation on a suite.
+
+    Attributes:
+        name: of the suite.
+        result: measures of the items on disk.
+        listed: items of the official list.
+        leaked: rows [items] bool whose frame or sound the model was trained on.
+    """
+
+    name: str
+    result: Result
+    listed: int
+    leaked: np.ndarray
+
+    @property
+    def missing(self) -> int:
+        """Listed items that lack a frame, a sound or boxes."""
+        return self.listed - len(self.result.pairs)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What forbids a plain comparison with published figures."""
+        out = []
+        if self.missing:
+            out.append(
+                f"{len(self.result.pairs):,} of {self.listed:,} listed items are on disk: "
+                "these figures are of another set than the published ones"
+            )
+        if self.leaked.any():
+            clean = ~self.leaked & self.result.sounding
+            rest = ", ".join(
+                f"{rule} {100 * metrics.success(self.result.arrays[f'ciou_{rule}'][clean]):.1f}"
+                for rule in metrics.RULES
+            )
+            out.append(
+                f"{int(self.leaked.sum()):,} items were in the training lists; CIoU@0.5 on the other "
+                f"{int(clean.sum()):,}: {rest}"
+            )
+        return out
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(method, CIoU@0.5 and, of ours, AUC, protocol), grouped by protocol; ours, cap and blind disc in each."""
+        summary, out = self.result.summary, []
+        for rule, protocol in (("median", MEDIAN), ("absolute", ABSOLUTE), ("adaptive", ADAPTIVE)):
+            others = [row for row in SUITES[self.name].published if row.protocol == protocol]
+            out += [(row.method, f"{row.ciou:.2f}", ", ".join(filter(None, (protocol, row.note)))) for row in others]
+            out += [
+                (who, f"{100 * summary[rule][f'{k}ciou']:.2f} (AUC {100 * summary[rule][f'{k}auc']:.2f})", note)
+                for k, who, note in (
+                    ("", "ours", ", ".join((protocol, *self.result.options))),
+                    ("blind_", "blind disc", protocol),
+                    ("cap_", "attainable cap", protocol),
+                )
+            ]
+        return out
+
+    def table(self) -> Group:
+        """The literature's table for a terminal; sections never mix protocols."""
+        table = Table(title=f"suite {self.name}", title_justify="left")
+        for column in ("method", "CIoU@0.5", "protocol"):
+            table.add_column(column, justify="right" if column == "CIoU@0.5" else "left")
+        before = None
+        for method, score, protocol in self.rows():
+            kind = protocol.split(",")[0]
+            if before not in (None, kind):
+                table.add_section()
+            before = kind
+            table.add_row(method, score, protocol, style="bold" if method == "ours" else "")
+        return Group(table, *(f"note: {line}" for line in self.warnings), self.result.table())
+
+
+def suite_pairs(dataset: AVDataset, name: str, lists: str | Path | None = None) -> tuple[list[Pair], int]:
+    """Items of a suite that are on disk, and how many the official list has.
+
+    Args:
+        dataset: with the suite's kind of annotations.
+        lists: folder of the official lists; the data folder by default.
+
+    Raises:
+        FastDMTError: unknown suite, other annotations, or no listed item on disk.
+        DataError: a list is missing or unreadable.
+    """
+    require(name in SUITES, f"unknown suite {name!r}: choose one of {', '.join(SUITES)}")
+    suite = SUITES[name]
+    require(
+        dataset.rule == suite.rule,
+        f"{dataset.root}: suite {name} needs {suite.rule} annotations, found {dataset.rule or 'none'}; "
+        + ("add vggss.json" if suite.rule == "vggss" else "add Annotations/<id>.xml, or move vggss.json away"),
+    )
+    folder = Path(lists) if lists is not None else dataset.root
+    listed = [pair for file in suite.lists for pair in read_pairs(folder / file)]
+    here = [
+        pair
+        for pair in listed
+        if pair.video in dataset.frames
+        and pair.audio in dataset.sounds
+        and (not pair.sounding or pair.video in dataset.annotated)
+    ]
+    if not any(pair.sounding for pair in here):
+        raise FastDMTError(
+            f"{dataset.root}: none of the {len(listed):,} items of {' + '.join(suite.lists)} is on disk with boxes; "
+            "check that files are named by the lists' ids"
+        )
+    return here, len(listed)
+
+
+def run_suite(
+    model,
+    dataset: AVDataset,
+    name: str,
+    *,
+    lists: str | Path | None = None,
+    trained: Iterable[str] = (),
+    **options,
+) -> SuiteResult:
+    """Evaluate on a suite.
+
+    Args:
+        model, dataset: as for `evaluate`.
+        name: one of `SUITES`.
+        lists: folder of the official lists; the data folder by default.
+        trained: ids of the run's training lists; items among them are counted, and figures given without them.
+        options: for `evaluate`.
+
+    Raises:
+        FastDMTError, DataError: see `suite_pairs` and `evaluate`.
+    """
+    pairs, listed = suite_pairs(dataset, name, lists)
+    seen: Collection[str] = set(trained)
+    leaked = np.array([pair.video in seen or pair.audio in seen for pair in pairs], bool)
+    return SuiteResult(name, evaluate(model, dataset, pairs, name=name, **options), listed, leaked)

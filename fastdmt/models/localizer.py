@@ -1,0 +1,125 @@
+"""One localizer: a visual and an audio encoder, their shared space, the map, and the contrastive loss.
+
+A new method is a subclass of `Localizer` in one file: the projections in `__init__`, the map in `forward`, the loss in
+`contrastive_loss`. `build_localizer` finds it as `package.module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastdmt.errors import FastDMTError
+from fastdmt.models.contrastive import gather_rows, two_way_cross_entropy
+from fastdmt.models.encoders import build_audio, build_visual
+from fastdmt_kernels import mil_logits, similarity_map
+
+
+class Output(NamedTuple):
+    """What one forward pass gives. N pairs, D channels, h w cells."""
+
+    map: Tensor  #: [N, h, w] float32, cosine in [-1, 1], with gradient
+    v: Tensor  #: [N, D, h, w] frame features in the shared space, not normalised
+    a: Tensor  #: [N, D] sound features in the shared space, not normalised
+    extra: tuple[Tensor, ...] = ()  #: whatever else a method's contrastive loss needs
+
+
+class Localizer(nn.Module):
+    """DMT's localizer: cosines of a frame's grid with the sound, and EZ-VSL's contrastive loss on the same cosines.
+
+    The sound passes FC-ReLU-FC into the shared space. The grid passes a 1x1 convolution only when the visual encoder's
+    channels are not `dim`: with ResNet-18 or VGG-16 and dim 512 the ImageNet features are compared as they are.
+
+    Attributes:
+        visual, audio: the encoders.
+        front_end: name of the sound front-end that `audio` wants.
+        affine: [2] = (w, b) of P = sigmoid(w * S + b).
+        tau: temperature of the contrastive logits.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        audio: nn.Module,
+        dim: int = 512,
+        tau: float = 0.03,
+        affine_init: tuple[float, float] = (10.0, -5.0),
+    ) -> None:
+        super().__init__()
+        self.visual, self.audio = visual, audio
+        self.front_end: str = audio.front_end
+        self.dim, self.tau = dim, tau
+        self.affine = nn.Parameter(torch.tensor(affine_init, dtype=torch.float32))
+        self.build_heads(dim)
+
+    def build_heads(self, dim: int) -> None:
+        """Make the projections into the shared space."""
+        self.visual_head = nn.Identity() if self.visual.dim == dim else nn.Conv2d(self.visual.dim, dim, 1)
+        self.audio_head = nn.Sequential(nn.Linear(self.audio.dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
+
+    def forward(self, frames: Tensor, sound: Tensor) -> Output:
+        """Map every frame [N, 3, H, W] with its own sound (the `front_end`'s tensor, N rows)."""
+        v = self.visual_head(self.visual(frames))
+        a = self.audio_head(self.audio(sound))
+        return Output(similarity_map(v, a), v, a)
+
+    def contrastive_loss(self, output: Output, weight: Tensor, group: Any = None) -> Tensor:
+        """logits[n, m] = max over cells cos(v_n, a_m) / tau; cross-entropy over rows + over columns (EZ-VSL).
+
+        Args:
+            output: of this localizer's `forward`.
+            weight: [N]; rows of weight 0 take no part, neither as anchors nor as negatives.
+            group: process group whose ranks share their negatives; every rank must bring N rows.
+
+        Returns:
+            0-d. Fewer than two rows with a weight give exactly 0, with a zero gradient.
+        """
+        logits = mil_logits(output.v, gather_rows(output.a, group), self.tau)
+        return two_way_cross_entropy(gather_rows(logits, group), gather_rows(weight, group))
+
+    def start(self) -> None:
+        """Called once before training, when the encoders hold the weights they begin with."""
+
+    def after_step(self) -> None:
+        """Called after every optimizer step; momentum encoders move here."""
+
+
+LOCALIZERS = {
+    "dmt": "fastdmt.models.localizer:Localizer",
+    "ezvsl": "fastdmt.models.localizers.ezvsl:EZVSL",
+    "lvs": "fastdmt.models.localizers.lvs:LVS",
+    "slavc": "fastdmt.models.localizers.slavc:SLAVC",
+}
+
+
+def localizer_class(name: str) -> type[Localizer]:
+    """The class behind a name of `LOCALIZERS`, or behind `package.module:Class`."""
+    module, _, attribute = LOCALIZERS.get(name, name).partition(":")
+    if not attribute:
+        known = ", ".join(LOCALIZERS)
+        raise FastDMTError(f"localizer '{name}' is unknown; choose one of {known}, or give package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise FastDMTError(f"localizer '{name}' cannot be imported ({error}); check the path and the name") from error
+    if not (isinstance(found, type) and issubclass(found, Localizer)):
+        raise FastDMTError(f"localizer '{name}' is not a subclass of fastdmt.models.localizer.Localizer")
+    return found
+
+
+def build_localizer(
+    name: str, visual: str, audio: str, *, dim: int = 512, output_stride: int = 16, **options: Any
+) -> Localizer:
+    """A localizer with random weights, from names.
+
+    Args:
+        name: one of `LOCALIZERS`, or `package.module:Class` of your own.
+        visual, audio: encoder names (see `fastdmt.models.encoders`).
+        dim: channels of the shared space.
+        output_stride: pixels a cell of the map, 16 or 32.
+        options: `tau`, `affine_init`, and what the class itself takes.
+    """
+    return localizer_class(name)(build_visual(visual, output_stride), build_audio(audio), dim, **options)

@@ -1,0 +1,234 @@
+"""A pair of localizers with their teachers: built from a configuration, loaded from a run, asked for maps."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdmt.config import TrainConfig, load_config, require
+from fastdmt.distributed.sharding import assign
+from fastdmt.errors import FastDMTError
+from fastdmt.models.localizer import Localizer, build_localizer
+from fastdmt.models.pretrained import load_weights
+from fastdmt.models.probability import probability_map
+from fastdmt.runs import checkpoint
+from fastdmt_loaders.augment import normalise
+from fastdmt_loaders.decode.sound import fit_waveform
+from fastdmt_loaders.frontends import FRONT_ENDS
+
+RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
+ORIGINS = "origins.json"
+SOURCES = ("teachers", "A", "B", "intersection", "students", "student A", "student B")
+
+
+class Model:
+    """Teachers A and B, students A and B.
+
+    Attributes:
+        cfg: the run's configuration.
+        students, teachers: two `Localizer`s each.
+        front_ends: sound front-ends that the pair needs.
+        size: side of the frames it was trained on, pixels.
+    """
+
+    def __init__(self, cfg: TrainConfig, students: Sequence[Localizer], teachers: Sequence[Localizer]) -> None:
+        self.cfg, self.students, self.teachers = cfg, nn.ModuleList(students), nn.ModuleList(teachers)
+        self.front_ends = tuple(dict.fromkeys(cfg.front_ends))
+        self.size = cfg.data.size
+
+    @classmethod
+    def build(cls, cfg: TrainConfig, pretrained: bool = True) -> tuple[Model, list[str]]:
+        """Fresh students, each with its own initialisation, equal teachers, and a line on each encoder's weights."""
+        students, origins = [], []
+        for k, (name, audio, weights) in enumerate(
+            [
+                ("A", cfg.model.audio_a, cfg.model.audio_weights_a),
+                ("B", cfg.model.audio_b, cfg.model.audio_weights_b),
+            ]
+        ):
+            with torch.random.fork_rng():
+                torch.manual_seed(2 * cfg.seed + k)
+                student = build_localizer(
+                    cfg.model.localizer,
+                    cfg.model.visual,
+                    audio,
+                    dim=cfg.model.dim,
+                    output_stride=cfg.model.output_stride,
+                    tau=cfg.model.temperature,
+                    affine_init=cfg.model.affine_init,
+                )
+            for part, module, source in (
+                ("visual", student.visual, cfg.model.visual_weights),
+                ("audio", student.audio, weights),
+            ):
+                if source is None or not pretrained:
+                    origins.append(f"localizer {name}, {part} encoder: random initialisation")
+                else:
+                    origins.append(f"localizer {name}, {part} encoder: {load_weights(module, source)}")
+            student.start()
+            students.append(student)
+        return cls(cfg, students, [freeze(copy.deepcopy(s)) for s in students]), origins
+
+    def to(self, device: torch.device | str) -> Model:
+        self.students.to(device, memory_format=torch.channels_last)
+        self.teachers.to(device, memory_format=torch.channels_last)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.students[0].affine.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name: what a checkpoint holds."""
+        return {
+            f"{role}.{key}": value
+            for role, modules in (("students", self.students), ("teachers", self.teachers))
+            for key, value in modules.state_dict().items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor], origin: Path) -> None:
+        """The inverse of `tensors`.
+
+        Raises:
+            FastDMTError: names or shapes are another model's; the first differences are listed.
+        """
+        mine = self.tensors()
+        if not any(key.startswith("students.") for key in tensors):  # a released model: its students are its teachers
+            tensors = tensors | {f"students{k.removeprefix('teachers')}": v for k, v in tensors.items()}
+        wrong = sorted(set(mine) ^ set(tensors))
+        wrong += [k for k in sorted(set(mine) & set(tensors)) if mine[k].shape != tensors[k].shape]
+        if wrong:
+            shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            raise FastDMTError(
+                f"{origin} holds another model: {shown} do not match; use the run's own config.json, or another --run"
+            )
+        with torch.no_grad():
+            for key, value in mine.items():
+                assign(value, tensors[key])
+
+    def load_part(self, prefix: str, tensors: dict[str, Tensor]) -> None:
+        """Tensors of one localizer ("students.0", ...) by their names within it; all of them, whole, on every rank."""
+        mine = self.tensors()
+        for key, value in tensors.items():
+            assign(mine[f"{prefix}.{key}"], value)
+
+    @torch.no_grad()
+    def cosines(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers") -> list[Tensor]:
+        """Low-resolution cosine maps [N, h, w] of the localizers that `source` names.
+
+        Args:
+            frames: [N, 3, H, W], ImageNet-normalised.
+            sound: front-end name -> its tensor.
+            source: one of `SOURCES`.
+        """
+        out = []
+        for localizer in self._localizers(source):
+            localizer.eval()
+            out.append(localizer(frames, sound[localizer.front_end]).map)
+        return out
+
+    @torch.no_grad()
+    def maps(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers", size: int = 224) -> Tensor:
+        """P [N, size, size] float32: the mean over the named localizers; their minimum for `intersection`."""
+        localizers = self._localizers(source)
+        maps = torch.stack(
+            [
+                probability_map(s, localizer.affine, (size, size), self.cfg.model.probability)
+                for s, localizer in zip(self.cosines(frames, sound, source), localizers, strict=True)
+            ]
+        )
+        return maps.amin(0) if source == "intersection" else maps.mean(0)
+
+    @torch.no_grad()
+    def localize(self, frame: np.ndarray, waveform: np.ndarray, rate: int, source: str = "teachers") -> np.ndarray:
+        """Where in the frame is the source of the sound?
+
+        Args:
+            frame: [H, W, 3] uint8 RGB.
+            waveform: [T] or [T, channels], float in -1..1 or an integer type, at `rate` Hz; the middle is used.
+            rate: samples a second.
+            source: one of `SOURCES`.
+
+        Returns:
+            P [H, W] float32 in 0..1, the size of the frame.
+        """
+        height, width = frame.shape[:2]
+        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+        image = F.interpolate(image, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 255)
+        frames = normalise(image.round().to(self.device))
+        rates = tuple({FRONT_ENDS[name].rate for name in self.front_ends})
+        pcm = fit_waveform(waveform, rate, rates, self.cfg.data.seconds)
+        sound = {}
+        for name in self.front_ends:
+            front_end = FRONT_ENDS[name]
+            sound[name] = front_end.function(torch.from_numpy(pcm[front_end.rate])[None].to(self.device))
+        p = self.maps(frames, sound, source, size=self.size)
+        p = F.interpolate(p[:, None], size=(height, width), mode="bilinear", align_corners=False)
+        return p[0, 0].cpu().numpy()
+
+    def _localizers(self, source: str) -> list[Localizer]:
+        a, b = self.teachers
+        choice = {
+            "teachers": [a, b],
+            "A": [a],
+            "B": [b],
+            "intersection": [a, b],
+            "students": list(self.students),
+            "student A": [self.students[0]],
+            "student B": [self.students[1]],
+        }
+        require(source in choice, f"unknown map {source!r}: choose one of {', '.join(SOURCES)}")
+        return choice[source]
+
+
+def freeze(localizer: Localizer) -> Localizer:
+    """A teacher: evaluation mode, no gradients."""
+    return localizer.eval().requires_grad_(False)
+
+
+def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu") -> Model:
+    """The model of a run folder.
+
+    Args:
+        run: folder that `fastdmt train`, `export` or `import` wrote.
+        which: "best" by validation, or "last".
+        device: where it shall live.
+
+    Raises:
+        FastDMTError: not a run, nothing trained yet, damaged, or of another model.
+    """
+    run = Path(run)
+    cfg = dataclasses.replace(load_config(run), run=run)
+    path = weights_file(run, which)
+    model, _ = Model.build(cfg, pretrained=False)
+    model.load_tensors(checkpoint.read_weights(path), path)
+    return model.to(device)
+
+
+def weights_file(run: Path, which: str = "best") -> Path:
+    """Where a run, or what `export` and `import` wrote, keeps its weights. Raises FastDMTError: nowhere yet."""
+    best, released = run / "best.safetensors", run / RELEASED
+    if which == "best" and best.is_file():
+        return best
+    last = checkpoint.last_folder(run)
+    if last is None and released.is_file():
+        return released
+    require(last is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
+    return last
+
+
+def keep_origins(run: Path, lines: list[str], fresh: bool = True) -> list[str]:
+    """Which weights each encoder began with: written beside a fresh run, read again by a resumed one."""
+    path = run / ORIGINS
+    if fresh or not path.is_file():
+        path.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+        return lines
+    return json.loads(path.read_text(encoding="utf-8"))

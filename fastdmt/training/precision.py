@@ -1,0 +1,52 @@
+"""Number formats and compilation of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+
+from fastdmt.algorithm.dmt import DualMeanTeacherStep
+from fastdmt.config import ScaleConfig, require
+from fastdmt.training.optimizer import LossScale
+
+
+def precision(
+    cfg: ScaleConfig, device: torch.device
+) -> tuple[Callable[[], AbstractContextManager], LossScale | None, str]:
+    """Autocast of a forward pass, the loss scale of fp16, and the format's name; sets TF32 as a side effect."""
+    kind = cfg.amp
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.tf32
+        torch.backends.cudnn.benchmark = True  # shapes are constant
+    if kind == "auto":
+        kind = "none"
+        if device.type == "cuda":
+            # is_bf16_supported() says yes where bf16 is emulated.
+            kind = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    require(kind != "fp16" or device.type == "cuda", "--amp fp16 needs a GPU; use bf16 or none")
+    if kind == "none":
+        return nullcontext, None, "float32"
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float16
+    return partial(torch.autocast, device.type, dtype), LossScale(device) if kind == "fp16" else None, kind
+
+
+def compile_step(algorithm: DualMeanTeacherStep, kind: str, alone: bool) -> None:
+    """Compile the teachers' region and the students' region, each as one graph.
+
+    With several processes the networks alone are compiled, each as one graph: collectives stay between them.
+    """
+    if kind == "none":
+        return
+    options = {"dynamic": False, "fullgraph": True, "backend": "aot_eager" if kind == "aot_eager" else "inductor"}
+    if kind == "graphs":
+        options["mode"] = "reduce-overhead"
+    if alone:
+        for name in ("pseudo_labels", "learn", "warmup"):
+            setattr(algorithm, name, torch.compile(getattr(algorithm, name), **options))
+    else:
+        for localizer in (*algorithm.students, *algorithm.teachers):
+            localizer.visual.compile(**options)
+            localizer.audio.compile(**options)

@@ -1,0 +1,187 @@
+"""Where a run can be watched: terminal, metrics.jsonl, train.log, and TensorBoard or Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastdmt.errors import FastDMTError
+
+LOG = logging.getLogger("fastdmt")
+
+
+class TensorBoard:
+    """Scalars and pictures in RUN/tensorboard."""
+
+    def __init__(self, run: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+
+    def scalars(self, step: int, stage: str, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            self.writer.add_scalar(f"{stage}/{key}", value, step)
+
+    def picture(self, name: str, step: int, image: Any) -> None:
+        self.writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """The same in Weights & Biases, where that is installed; a resumed run goes on under its own id."""
+
+    def __init__(self, run: Path, resume_step: int) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise FastDMTError("--logger wandb needs wandb; pip install wandb, or use --logger tensorboard") from None
+        identity = run / "wandb-id.txt"
+        known = identity.read_text().strip() if identity.is_file() else None
+        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        self.run = wandb.init(project="fastdmt", name=run.name, dir=str(run), id=known, resume="allow", config=settings)
+        identity.write_text(f"{self.run.id}\n")
+        self.image = wandb.Image
+
+    def scalars(self, step: int, stage: str, values: dict[str, float]) -> None:
+        self.run.log({f"{stage}/{key}": value for key, value in values.items()}, step=step)
+
+    def picture(self, name: str, step: int, image: Any) -> None:
+        self.run.log({name: self.image(image)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+BOARDS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "jsonl": None}
+
+
+class Observer:
+    """Sinks of one run. Values arrive as plain floats: whoever calls has already waited for the device.
+
+    Args:
+        run: run folder.
+        resume_step: lines of metrics.jsonl past this step are dropped: a resumed run writes them again.
+        logger: one of `BOARDS`; `jsonl` is metrics.jsonl alone, which is always written.
+        sinks: functions of one's own, called with (step, stage, values).
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        console: Console,
+        resume_step: int = 0,
+        logger: str = "tensorboard",
+        sinks: Sequence[Callable[[int, str, dict[str, float]], None]] = (),
+    ) -> None:
+        self.run, self.console, self.sinks = run, console, sinks
+        self.metrics = run / "metrics.jsonl"
+        self._drop_lines_after(resume_step)
+        self.board = BOARDS[logger](run, resume_step) if BOARDS[logger] else None
+        self.file = open(self.metrics, "a", encoding="utf-8")
+        self.handler = logging.FileHandler(run / "train.log", encoding="utf-8")
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOG.addHandler(self.handler)
+        LOG.setLevel(logging.INFO)
+        self.progress: Progress | None = None
+        self.task = None
+
+    def say(self, text: str) -> None:
+        """One line for the terminal and the log."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        LOG.info(text)
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a progress bar."""
+        self.end_stage()
+        self.name, self.began, self.first = name, time.perf_counter(), done
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(name, total=total, completed=done, rate="", values="")
+        self.progress.start()
+
+    def end_stage(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def advance(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done)
+
+    def scalars(self, step: int, done: int, values: dict[str, float]) -> None:
+        """One line of metrics, everywhere. `step` counts over both stages, `done` within the stage."""
+        rate = (done - self.first) / max(time.perf_counter() - self.began, 1e-9)
+        self.file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            self.board.scalars(step, self.name, values)
+        for sink in self.sinks:
+            sink(step, self.name, values)
+        text = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done, rate=f"{rate:.1f} step/s", values=text)
+        LOG.info("%s step %d: %s (%.2f step/s)", self.name, step, text, rate)
+
+    def timings(self, step: int, values: dict[str, float]) -> None:
+        """Speed and where the time goes: TensorBoard and timings.jsonl, apart from the numbers that can be repeated."""
+        with open(self.run / "timings.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+        if self.board is not None:
+            self.board.scalars(step, f"{self.name}/time", values)
+
+    def picture(self, name: str, step: int, image: Any) -> None:
+        """A picture [H, W, 3] uint8 for the board."""
+        if self.board is not None:
+            self.board.picture(name, step, image)
+
+    def close(self) -> None:
+        self.end_stage()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+        LOG.removeHandler(self.handler)
+        self.handler.close()
+
+    def _drop_lines_after(self, step: int) -> None:
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                break  # a line cut by a crash
+        self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+class Silent:
+    """The sinks of all processes but the first: none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+def write_hparams(run: Path, settings: dict[str, str | float], figures: dict[str, float]) -> None:
+    """Settings and final figures for the HParams page of `tensorboard --logdir` on the folder of several runs."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run / "tensorboard")) as writer:
+        writer.add_hparams(settings, figures, run_name="hparams")

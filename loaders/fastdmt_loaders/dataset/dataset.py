@@ -1,0 +1,349 @@
+"""The field's folders on disk: which files an id has, its boxes, the id lists, and the seeded split.
+
+ROOT/frames/<id>.jpg   ROOT/audio/<id>.wav   ROOT/Annotations/<id>.xml or ROOT/vggss.json   ROOT/*.txt, *.csv
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fastdmt_loaders.batch import Pair, pad_boxes
+from fastdmt_loaders.dataset.annotations import MIN_AGREE, Annotation, read_flickr_xml, read_vggss
+from fastdmt_loaders.dataset.sampler import philox
+from fastdmt_loaders.dataset.stored import member
+from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES
+from fastdmt_loaders.errors import DataError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FRAME_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)  # a clip stands for the frame in its middle
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
+DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
+CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
+PAIR_HEADER = "video,audio,label"
+SPLITTING = 16  # Philox purpose, apart from the training streams
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """Reads a list: one id a line (.txt), id in column 0 (.csv), or columns `video,audio,label` under that header.
+
+    Lists of ids give Pair(id, id, True). Blank lines are skipped, repetitions kept.
+
+    Raises:
+        DataError: no such file, no id in it, or a label that is neither `sounding` nor `non-sounding`.
+    """
+    lines = _lines(path)
+    if lines[0].replace(" ", "") != PAIR_HEADER:
+        return [Pair(id, id, True) for id in _first_column(lines)]
+    pairs = []
+    for line in lines[1:]:
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) < 3 or cells[2] not in ("sounding", "non-sounding"):
+            raise DataError(f"{path}: row {line!r} needs video,audio,sounding|non-sounding")
+        pairs.append(Pair(cells[0], cells[1], cells[2] == "sounding"))
+    return pairs
+
+
+def read_list(path: str | Path) -> list[str]:
+    """The ids of a list in its order (`read_pairs`' first column), repetitions dropped. Raises DataError."""
+    lines = _lines(path)
+    return list(dict.fromkeys(_first_column(lines[1:] if lines[0].replace(" ", "") == PAIR_HEADER else lines)))
+
+
+def _lines(path: str | Path) -> list[str]:
+    """A list's lines that hold something; the header alone counts as nothing."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such list; name an existing file of ids") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: is not a text list of ids ({error})") from error
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    if not lines or lines == [PAIR_HEADER]:
+        raise DataError(f"{path}: holds no ids; fill it or name another list")
+    return lines
+
+
+def _first_column(lines: Sequence[str]) -> list[str]:
+    return [line.partition(",")[0].strip() for line in lines]
+
+
+@dataclass
+class Table:
+    """A few compact arrays for n items instead of n Python objects, so that forked workers share the memory.
+
+    Args:
+        ids: n ids (numpy unicode).
+        frames, sounds: n file names inside `frame_folder` and `sound_folder`.
+        boxes: float32 [n, K, 4] xyxy in 0..1, zero rows as padding.
+        known: bool [n], whether an item has boxes.
+    """
+
+    ids: np.ndarray
+    frames: np.ndarray
+    sounds: np.ndarray
+    boxes: np.ndarray
+    known: np.ndarray
+    frame_folder: Path
+    sound_folder: Path
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def frame_path(self, index: int) -> str:
+        return os.path.join(self.frame_folder, str(self.frames[index]))
+
+    def sound_path(self, index: int) -> str:
+        return os.path.join(self.sound_folder, str(self.sounds[index]))
+
+
+class AVDataset:
+    """Frames, sounds and boxes under one folder: the field's layout, or the shards that `pack` wrote.
+
+    Args:
+        root: the folder.
+        annotations: "vggss" (ROOT/vggss.json), "flickr" (ROOT/Annotations/<id>.xml), None, or "auto": vggss.json
+            where it exists, else Annotations, else None.
+
+    Raises:
+        DataError: no such folder, no frames or no audio in it, or the asked annotations missing.
+    """
+
+    def __init__(self, root: str | Path, annotations: str | None = "auto"):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder; name the folder that holds frames/ and audio/")
+        if (self.root / CATALOGUE).is_file():
+            self._open_shards(annotations)
+            return
+        self.frame_folder, self.sound_folder = self.root / "frames", self.root / "audio"
+        self.frames = _files(self.frame_folder, FRAME_SUFFIXES)
+        self.sounds = _files(self.sound_folder, SOUND_SUFFIXES)
+        has = {"vggss": (self.root / "vggss.json").is_file(), "flickr": (self.root / "Annotations").is_dir()}
+        if annotations == "auto":
+            annotations = next((rule for rule, there in has.items() if there), None)
+        elif annotations is not None and not has.get(annotations):
+            wanted = {"vggss": "vggss.json", "flickr": "Annotations/<id>.xml"}.get(annotations, "'vggss' or 'flickr'")
+            raise DataError(f"{self.root}: no {annotations} annotations; {wanted} is needed")
+        self.rule = annotations
+        self._annotations: dict[str, Annotation] = {}
+        if self.rule == "vggss":
+            self._annotations = read_vggss(self.root / "vggss.json")
+
+    def _open_shards(self, annotations: str | None) -> None:
+        """Members of the tar shards in place of files: their places from the index files, boxes from boxes.json."""
+        self.frame_folder = self.sound_folder = self.root
+        self.frames, self.sounds = {}, {}
+        try:
+            shards = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            for tar in (str(shard["file"]) for shard in shards):
+                lines = (self.root / tar).with_suffix(".idx").read_text(encoding="utf-8").splitlines()[1:]
+                for line in lines:
+                    parts = line.split(" ")
+                    for suffix, offset, size, name in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4]):
+                        kind = self.frames if f".{suffix}" in FRAME_SUFFIXES else self.sounds
+                        if suffix != "json":
+                            kind[name[: -len(suffix) - 1]] = member(tar, offset, size, name)
+            labels = json.loads((self.root / BOXES).read_text(encoding="utf-8"))
+            found = {
+                id: Annotation(np.array(label["boxes"], np.float64).reshape(-1, 4), label["rule"])
+                for id, label in labels.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.root}: incomplete shards ({error}); run `fastdmt data pack` again") from error
+        rule = next((annotation.rule for annotation in found.values()), None)
+        if annotations not in ("auto", None, rule):
+            raise DataError(f"{self.root}: packed with {rule} annotations, not {annotations}; pack again")
+        self.rule = rule if annotations is not None else None
+        self._annotations = found if annotations is not None else {}
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids that have both a frame and a sound, sorted."""
+        return sorted(self.frames.keys() & self.sounds.keys())
+
+    @cached_property
+    def annotated(self) -> set[str]:
+        """Ids that have annotations, on disk or not."""
+        if self.rule == "flickr" and self.frame_folder != self.root:
+            return {entry.name[:-4] for entry in os.scandir(self.root / "Annotations") if entry.name.endswith(".xml")}
+        return set(self._annotations)
+
+    @property
+    def min_agree(self) -> int:
+        """Boxes that must cover a pixel for it to be truth in training."""
+        return MIN_AGREE.get(self.rule, 1)
+
+    def annotation(self, id: str) -> Annotation | None:
+        """Boxes of an id, or None. Raises DataError for an unreadable XML file."""
+        if id not in self._annotations and self.rule == "flickr" and id in self.annotated:
+            self._annotations[id] = read_flickr_xml(self.root / "Annotations" / f"{id}.xml")
+        return self._annotations.get(id)
+
+    def frame_path(self, id: str) -> Path:
+        return self.frame_folder / self._file(id, self.frames, "frame", self.frame_folder)
+
+    def sound_path(self, id: str) -> Path:
+        return self.sound_folder / self._file(id, self.sounds, "sound", self.sound_folder)
+
+    @staticmethod
+    def _file(id: str, files: Mapping[str, str], kind: str, folder: Path) -> str:
+        if id not in files:
+            raise DataError(f"{id}: no {kind} in {folder}; add {folder / id}.* or take the id out of the list")
+        return files[id]
+
+    def table(self, ids: Sequence[str], max_boxes: int) -> Table:
+        """The compact form of some ids that loaders work with.
+
+        Raises:
+            DataError: an id without a frame or a sound.
+        """
+        frames = [self._file(id, self.frames, "frame", self.frame_folder) for id in ids]
+        sounds = [self._file(id, self.sounds, "sound", self.sound_folder) for id in ids]
+        boxes = np.zeros((len(ids), max_boxes, 4), np.float32)
+        known = np.zeros(len(ids), bool)
+        annotated = self.annotated
+        for row, id in enumerate(ids):
+            if id in annotated:
+                annotation = self.annotation(id)
+                boxes[row] = pad_boxes(annotation.boxes, max_boxes).numpy()
+                known[row] = len(annotation.boxes) > 0
+        text = [np.array(values, dtype=np.str_) for values in (list(ids), frames, sounds)]
+        return Table(*text, boxes, known, self.frame_folder, self.sound_folder)
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """id -> file name, for files of the given suffixes; the first suffix wins where an id has several."""
+    found: dict[str, tuple[int, str]] = {}
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{folder}: no such folder; the data set needs frames/ and audio/") from error
+    with entries:
+        for entry in entries:
+            stem, _, suffix = entry.name.rpartition(".")  # os.path.splitext takes three times as long
+            suffix = f".{suffix.lower()}"
+            if suffix in suffixes:
+                choice = (suffixes.index(suffix), entry.name)
+                found[stem] = min(choice, found.get(stem, choice))
+    if not found:
+        raise DataError(f"{folder}: holds no file of {', '.join(suffixes)}")
+    return {stem: name for stem, (_, name) in found.items()}
+
+
+@dataclass
+class Split:
+    """Disjoint lists of ids; written beside every run, because published splits cannot be reconstructed."""
+
+    train_labelled: list[str]
+    train_unlabelled: list[str]
+    validation: list[str]
+    test: list[str]
+    seed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """what was taken out of a list, in words -> how many ids"""
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"dropped {count:,} {what}" for what, count in self.dropped.items() if count]
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Split:
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such split file") from error
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}: is not a split file ({error}); remove it to have it made anew") from error
+
+
+def make_split(
+    dataset: AVDataset,
+    *,
+    seed: int = 0,
+    labels: int | None = None,
+    validation: int = 500,
+    test: int = 250,
+    lists: Mapping[str, str | Path | None] | None = None,
+) -> Split:
+    """Training, validation and test ids.
+
+    Lists decide where they exist: train.txt (training ids), labelled.txt (ids whose boxes may be used), val.txt and
+    test.csv in the data set's folder, or others by `lists`. What no list decides is drawn from the annotated ids in
+    one seeded order: first test, then validation, then the labelled ids. So a smaller label budget is a subset of a
+    larger one, and neither test nor validation depends on it. Ids of validation or test found in a training list
+    are dropped and counted.
+
+    Args:
+        labels: budget of labelled ids; None: all. The labelled ids left over join the unlabelled ones.
+        validation, test: how many to draw where no list names them.
+        lists: "train" | "labelled" | "validation" | "test" -> file, or None to ignore the default file.
+
+    Raises:
+        DataError: too few annotated ids for what is asked.
+    """
+    files = {name: dataset.root / file for name, file in DEFAULT_LISTS.items() if (dataset.root / file).is_file()}
+    for name, file in (lists or {}).items():
+        if name not in DEFAULT_LISTS:
+            raise DataError(f"unknown list {name!r}; use {', '.join(DEFAULT_LISTS)}")
+        files.pop(name, None)
+        if file is not None:
+            files[name] = Path(file)
+    given = {name: read_list(file) for name, file in files.items() if name != "test"}
+    dropped: dict[str, int] = {}
+
+    def without(ids: Iterable[str], held_out: set[str], what: str) -> list[str]:
+        ids = list(ids)
+        kept = [id for id in ids if id not in held_out]
+        dropped[what] = dropped.get(what, 0) + len(ids) - len(kept)
+        return kept
+
+    held_out: set[str] = set()
+    test_ids: list[str] | None = None
+    if "test" in files:
+        pairs = read_pairs(files["test"])
+        test_ids = list(dict.fromkeys(pair.video for pair in pairs))
+        held_out |= set(test_ids) | {pair.audio for pair in pairs}
+    validation_ids = given.get("validation")
+    if validation_ids is not None:
+        validation_ids = without(validation_ids, held_out, "test ids from the validation list")
+        held_out |= set(validation_ids)
+
+    usable = {id for id in dataset.annotated if id in dataset.frames and id in dataset.sounds}
+    if "labelled" in given:
+        pool = without(given["labelled"], held_out, "validation or test ids from the labelled list")
+        unboxed = {id for id in pool if id not in usable}
+        pool = without(pool, unboxed, "ids without boxes or files from the labelled list")
+    else:
+        pool = [id for id in usable if id not in held_out]
+    pool = sorted(pool)
+    pool = [pool[i] for i in philox(seed, 0, SPLITTING).permutation(len(pool))]
+    drawn = (test if test_ids is None else 0) + (validation if validation_ids is None else 0)
+    if drawn + (labels or 0) > len(pool):
+        raise DataError(
+            f"{dataset.root}: {len(pool)} annotated ids are left for {drawn} validation or test items and "
+            f"{labels or 0} labels; ask for fewer"
+        )
+    if test_ids is None:
+        test_ids, pool = pool[:test], pool[test:]
+    if validation_ids is None:
+        validation_ids, pool = pool[:validation], pool[validation:]
+    held_out |= set(test_ids) | set(validation_ids)
+    labelled = pool if labels is None else pool[:labels]
+
+    if "train" in given:
+        train = without(given["train"], held_out, "validation or test ids from the training list")
+    else:
+        train = [id for id in dataset.ids if id not in held_out]
+    chosen = set(labelled)
+    unlabelled = [id for id in train if id not in chosen]
+    return Split(labelled, unlabelled, validation_ids, test_ids, seed, {k: n for k, n in dropped.items() if n})

@@ -1,0 +1,112 @@
+"""Decoding on the host, and the plain torch loader: DataLoader workers that decode whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fastdmt_loaders.batch import RawBatch, View
+from fastdmt_loaders.dataset.dataset import Table
+from fastdmt_loaders.dataset.sampler import Plan
+from fastdmt_loaders.decode.pictures import read_frame
+from fastdmt_loaders.decode.sound import read_sound
+from fastdmt_loaders.errors import DataError
+
+Item = TypeVar("Item")
+SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
+
+
+def read_item(table: Table, index: int, view: View) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Frame uint8 [R, R, 3] and rate -> float32 PCM of one item. Raises DataError."""
+    frame = read_frame(table.frame_path(index), view.resize)
+    return frame, read_sound(table.sound_path(index), view.rates, view.seconds)
+
+
+def read_rows(plan: Plan, step: int, read: Callable[[int], Item]) -> tuple[np.ndarray, list[Item], dict[int, str]]:
+    """Reads a step's rows. A broken item is replaced by what its slot holds in a later step.
+
+    Returns:
+        index int64 [N] of the items read, the items, and index -> reason of those that were broken.
+
+    Raises:
+        DataError: a hundred broken items in a row.
+    """
+    index, items, bad = plan.index(step), [], {}
+    for row in range(len(index)):
+        for attempt in range(1, SUBSTITUTES + 1):
+            try:
+                items.append(read(int(index[row])))
+                break
+            except DataError as error:
+                bad[int(index[row])] = str(error)
+                index[row] = plan.substitute(step, row, attempt)
+        else:
+            raise DataError(f"{SUBSTITUTES} files in a row are broken, the last one: {list(bad.values())[-1]}")
+    return index, items, bad
+
+
+def raw_batch(
+    table: Table, plan: Plan, step: int, index: np.ndarray, frames: torch.Tensor, sounds: list, bad: dict[int, str]
+) -> RawBatch:
+    """What was read, as a RawBatch; `sounds` holds rate -> PCM of each row."""
+    pcm = {rate: torch.from_numpy(np.stack([sound[rate] for sound in sounds])) for rate in sounds[0]}
+    boxes, known = torch.from_numpy(table.boxes[index]), torch.from_numpy(table.known[index])
+    return RawBatch(frames, pcm, boxes, known, index, plan.labelled, step, bad=bad)
+
+
+def read_batch(table: Table, plan: Plan, view: View, step: int) -> RawBatch:
+    """A step's items, decoded here."""
+    index, items, bad = read_rows(plan, step, lambda item: read_item(table, item, view))
+    frames = torch.from_numpy(np.stack([frame for frame, _ in items])).permute(0, 3, 1, 2)
+    return raw_batch(table, plan, step, index, frames, [sound for _, sound in items], bad)
+
+
+@dataclass
+class _From(Sampler):
+    """Steps without end."""
+
+    step: int
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.step
+        while True:
+            yield step
+            step += 1
+
+
+@dataclass
+class WorkerSource(Dataset):
+    """Batches by a pool of DataLoader workers, one batch a task; 0 workers read in this process.
+
+    Args:
+        read: step -> batch; runs in the workers.
+    """
+
+    read: Callable[[int], RawBatch]
+    workers: int
+    prefetch: int
+    pin: bool
+
+    def __getitem__(self, step: int) -> RawBatch | DataError:
+        try:
+            return self.read(step)
+        except DataError as error:
+            return error  # raised in a worker, it would arrive wrapped in a traceback
+
+    def batches(self, step: int) -> Iterator[RawBatch]:
+        extra = {"prefetch_factor": self.prefetch} if self.workers else {}
+        loader = DataLoader(
+            self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
+        )
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+    def close(self) -> None:
+        """Nothing to free: workers end with their iterator."""

@@ -1,0 +1,183 @@
+"""Videos, or an existing tree of frames and sounds, into files that a loader reads fast.
+
+Frames of a short side of 256 and mono FLAC at the rate of the encoder: a loader that must resample while training is
+tens of times slower than one that need not. Every file is written under another name first, so a run that was stopped
+leaves nothing half done, and the next one does only what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import soundfile
+from PIL import Image, ImageOps
+
+from fastdmt_loaders.dataset.dataset import AVDataset
+from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES, frame_at, is_clip
+from fastdmt_loaders.decode.sound import read_sound
+from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.parallel import Progress, parallel_map
+
+QUALITY = 93
+
+
+class Target(NamedTuple):
+    """What every item is turned into.
+
+    Args:
+        out: folder that receives frames/<id>.jpg and audio/<id>.flac.
+        seconds: of sound.
+        rate: of sound, in Hz.
+        side: shorter side of a frame in pixels; smaller frames are left as they are.
+        moment: where in a video the frame is taken, in seconds; the middle where a video ends before.
+    """
+
+    out: Path
+    seconds: float
+    rate: int
+    side: int
+    moment: float
+
+
+@dataclass
+class Prepared:
+    """What `prepare` did: new items, items that an earlier run had done, and one line for every failure."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    seconds: float = 3.0,
+    rate: int = 16000,
+    side: int = 256,
+    moment: float = 5.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write frames/<id>.jpg and audio/<id>.flac (mono, 16 bit) for every video, or for every id of a tree.
+
+    From a video: the frame at `moment`, or in the middle of a shorter video, and the sound around that frame. From a
+    folder that holds frames/ and audio/: its frames, and the middle of its sounds; lists and boxes are copied (boxes
+    are relative to the frame, so they stay right). Items that exist in `out` are left alone. A broken item is
+    reported and the others go on.
+
+    Args:
+        source: folder of videos (searched in depth; a file's name without its suffix is the id), or such a tree.
+        out: another folder.
+        seconds, rate, side, moment: see `Target`.
+        workers: processes; None: one a core.
+        progress: called with (items done, items to do).
+
+    Raises:
+        DataError: nothing to do in `source`, two videos of one name, or `out` that cannot be written.
+    """
+    source, target = Path(source), Target(Path(out), seconds, rate, side, moment)
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder; name a folder of videos, or one that holds frames/ and audio/")
+    if target.out.resolve() == source.resolve():
+        raise DataError(f"{out}: is the source itself; give another folder")
+    make: Callable[[Target, tuple], str | None]
+    if (source / "frames").is_dir() and (source / "audio").is_dir():
+        dataset = AVDataset(source, annotations=None)
+        items = [(id, str(dataset.frame_path(id)), str(dataset.sound_path(id))) for id in dataset.ids]
+        make = _convert
+    else:
+        items, make = _videos(source), _extract
+    try:
+        for folder in ("frames", "audio"):
+            (target.out / folder).mkdir(parents=True, exist_ok=True)
+        if make is _convert:
+            _copy_lists(source, target.out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+
+    todo = [item for item in items if not all(path.is_file() for path in _paths(target, item[0]))]
+    report = Prepared(skipped=len(items) - len(todo))
+    for fault in parallel_map(partial(_guarded, make, target), todo, workers, progress, chunk=4):
+        if fault is None:
+            report.done += 1
+        else:
+            report.failed.append(fault)
+    return report
+
+
+def _videos(source: Path) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for path in sorted(source.rglob("*")):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            if path.stem in found:
+                raise DataError(f"{path}: has the same id as {found[path.stem]}; rename or move one of them")
+            found[path.stem] = str(path)
+    if not found:
+        raise DataError(f"{source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}) and no frames/ and audio/")
+    return list(found.items())
+
+
+def _copy_lists(source: Path, out: Path) -> None:
+    for path in source.iterdir():
+        if path.suffix in (".txt", ".csv") or path.name == "vggss.json":
+            shutil.copyfile(path, out / path.name)
+    if (source / "Annotations").is_dir():
+        shutil.copytree(source / "Annotations", out / "Annotations", dirs_exist_ok=True)
+
+
+def _paths(target: Target, id: str) -> tuple[Path, Path]:
+    return target.out / "frames" / f"{id}.jpg", target.out / "audio" / f"{id}.flac"
+
+
+def _guarded(make: Callable[[Target, tuple], None], target: Target, item: tuple) -> str | None:
+    """None, or what is wrong with the item in one line. A full disk is not the item's fault and stops all."""
+    try:
+        make(target, item)
+    except DataError as error:
+        return str(error)
+    except (av.FFmpegError, ValueError, SyntaxError, EOFError) as error:
+        return f"{item[1]}: cannot be decoded ({getattr(error, 'strerror', None) or error}); replace it"
+    except OSError as error:
+        if error.errno is not None:
+            raise DataError(f"{target.out}: {error.strerror}; make room or mend access, then run it again") from error
+        return f"{item[1]}: cannot be decoded ({error}); replace it"  # Pillow's errors carry no number
+    return None
+
+
+def _extract(target: Target, item: tuple[str, str]) -> None:
+    id, path = item
+    picture, time = frame_at(path, target.moment)
+    _write(target, id, picture, path, centre=time)
+
+
+def _convert(target: Target, item: tuple[str, str, str]) -> None:
+    id, frame, sound = item
+    if is_clip(frame):
+        return _write(target, id, frame_at(frame)[0], sound, centre=None)
+    with Image.open(frame) as picture:
+        _write(target, id, ImageOps.exif_transpose(picture), sound, centre=None)
+
+
+def _write(target: Target, id: str, picture: Image.Image, sound: str, centre: float | None) -> None:
+    pcm = read_sound(sound, (target.rate,), target.seconds, centre)[target.rate]
+    scale = target.side / min(picture.size)
+    if scale < 1:
+        size = tuple(max(1, round(length * scale)) for length in picture.size)
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    frame_path, sound_path = _paths(target, id)
+    part = sound_path.with_name(f"{id}.part{os.getpid()}")
+    try:
+        soundfile.write(part, pcm, target.rate, subtype="PCM_16", format="FLAC")
+        part.replace(sound_path)
+        picture.convert("RGB").save(part, "JPEG", quality=QUALITY)
+        part.replace(frame_path)
+    finally:
+        part.unlink(missing_ok=True)

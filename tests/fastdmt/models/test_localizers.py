@@ -1,0 +1,272 @@
+"""EZ-VSL, LVS and SLAVC: losses against their formulas in plain loops, heads, initialisation, momentum, checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from plain_networks import normalised, random_state, resnet, resnet_shapes
+
+from fastdmt.errors import FastDMTError
+from fastdmt.models.foreign import import_checkpoint
+from fastdmt.models.localizer import Output, build_localizer
+
+N, D, CELLS = 5, 6, 7
+
+
+def build(name, visual="small", audio="small-logmel", dim=64, **options):
+    torch.manual_seed(0)
+    return build_localizer(name, visual, audio, dim=dim, **options)
+
+
+def draw(seed, *shape, shift=0.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def cosines(v, a):
+    """[N, M, P] in numpy."""
+    v, a = normalised(v.flatten(2)).numpy(), normalised(a).numpy()
+    return np.einsum("ndp,md->nmp", v, a)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def cross_entropy(logits, target):
+    return float(np.log(np.exp(logits).sum()) - logits[target])
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_lvs_loss(shift):
+    """A common shift makes all cosines positive, where the authors' way of hiding the own sound hides it."""
+    v, a = draw(0, N, D, CELLS, 1, shift=shift), draw(1, N, D, shift=shift)
+    s = cosines(v, a)
+    total = 0.0
+    for n in range(N):
+        mine = s[n, n]
+        plus = sigmoid((mine - 0.65) / 0.03)
+        minus = 1 - sigmoid((mine - 0.4) / 0.03)
+        row = [(plus * mine).sum() / plus.sum()]
+        for m in range(N):
+            weight = sigmoid((s[n, m] - 0.65) / 0.03)
+            mean = (weight * s[n, m]).sum() / weight.sum()
+            row.append(mean if m != n else -99 * mean if shift else -np.inf)
+        row.append((minus * mine).sum() / minus.sum())
+        total += cross_entropy(np.array(row) / 0.07, 0) / N
+    found = build("lvs").contrastive_loss(Output(v[:, 0], v, a), torch.ones(N)).item()
+    assert found == pytest.approx(total, rel=1e-9)
+
+
+def test_slavc_loss():
+    v, v2, slow_v, slow_v2 = (draw(i, N, D, CELLS, 1) for i in range(4))
+    a, a2, slow_a, slow_a2 = (draw(4 + i, N, D) for i in range(4))
+    tau, total = 0.1, 0.0  # at 0.03 the plain product of the two softmaxes underflows
+    for first, second in (((v, slow_a), (v2, slow_a2)), ((slow_v, a), (slow_v2, a2))):
+        one, two = np.exp(cosines(*first) / tau), np.exp(cosines(*second) / tau)
+        one /= one.sum(1, keepdims=True)  # over sounds
+        two /= two.sum(2, keepdims=True)  # over places
+        logits = np.log((one * two).sum(2))
+        total += sum(cross_entropy(logits[n], n) for n in range(N)) / N
+    extra = (v2, a2, slow_v, slow_a, slow_v2, slow_a2)
+    found = build("slavc", tau=tau).contrastive_loss(Output(v[:, 0], v, a, extra), torch.ones(N)).item()
+    assert found == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ezvsl", "slavc"])
+def test_initialisation_of_the_authors(name):
+    localizer = build(name, visual="resnet18", audio="spectrogram", dim=512)
+    conv = localizer.visual_head.weight
+    assert conv.shape == (512, 512, 1, 1) and localizer.audio_head.weight.shape == (512, 512)
+    assert conv.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)  # over the fan-out
+    assert localizer.audio_head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert localizer.audio.conv1.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)
+    scales = torch.cat([m.weight for m in localizer.audio.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+    assert scales.mean().item() == pytest.approx(1, abs=2e-3) and scales.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (localizer.visual.bn1.weight == 1).all()  # the visual encoder keeps what it has
+
+
+def test_lvs_has_no_heads_where_none_is_needed():
+    assert not [k for k, _ in build("lvs", "resnet18", "spectrogram", dim=512).named_parameters() if "head" in k]
+    other = build("lvs", "small", "small-logmel", dim=64)
+    assert {k for k, _ in other.named_parameters() if "head" in k} == {
+        f"{part}_head.{p}" for part in ("visual", "audio") for p in ("weight", "bias")
+    }
+    scales = torch.cat([m.weight for m in other.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+    assert scales.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+def pairs(seed=0, n=4):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, 64, 64, generator=g), torch.randn(n, 3, 1, 96, 64, generator=g)
+
+
+def test_slavc_momentum():
+    localizer = build("slavc", momentum=0.9).train()
+    with torch.no_grad():  # as loading weights does
+        for p in localizer.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    assert not torch.equal(localizer.slow["visual"].layers[3].weight, localizer.visual.layers[3].weight)
+    localizer.start()
+    for part, module in localizer.slow.items():
+        for mine, theirs in zip(module.state_dict().values(), getattr(localizer, part).state_dict().values()):
+            assert torch.equal(mine, theirs)
+    before = {k: v.clone() for k, v in localizer.slow.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in localizer.parameters() if p.requires_grad], lr=1.0)
+    localizer.contrastive_loss(localizer(*pairs()), torch.ones(4)).backward()
+    assert all(p.grad is None for p in localizer.slow.parameters())
+    optimizer.step()
+    for key, p in localizer.slow.named_parameters():
+        assert torch.equal(p, before[key]), "the slow network moves in after_step only"
+    localizer.after_step()
+    fast = dict(localizer.named_parameters())
+    for key, p in localizer.slow.named_parameters():
+        torch.testing.assert_close(p, 0.9 * before[key] + 0.1 * fast[key], rtol=1e-5, atol=1e-6)
+    # Its BatchNorms saw the batch in the forward pass.
+    assert localizer.slow["visual"].layers[0][1].num_batches_tracked == 1
+
+
+def test_slavc_map_is_the_mean_of_two_heads_and_dropout_is_for_training():
+    localizer = build("slavc")
+    frames, sound = pairs()
+    with torch.no_grad():
+        out = localizer.eval()(frames, sound)
+        v, a = localizer.visual(frames), localizer.audio(sound)
+        expected = sum(
+            (normalised(vh(v)) * normalised(ah(a))[:, :, None, None]).sum(1) / 2
+            for vh, ah in (
+                (localizer.visual_head, localizer.audio_head),
+                (localizer.visual_head2, localizer.audio_head2),
+            )
+        )
+        torch.testing.assert_close(out.map, expected, rtol=1e-5, atol=1e-6)
+        assert len(out.extra) == 2 and torch.equal(localizer(frames, sound).map, out.map)
+        localizer.train()
+        torch.manual_seed(0)
+        assert localizer.dropout.p == 0.9
+        assert not torch.equal(localizer(frames, sound).map, localizer(frames, sound).map)
+
+
+@pytest.mark.parametrize("name", ["ezvsl", "lvs", "slavc"])
+def test_a_few_steps_learn_pairs(name):
+    """Frames and sounds with a common code: the loss falls well below that of a guess."""
+    localizer = build(name, **({"dropout": 0.0} if name == "slavc" else {})).train()
+    code = torch.eye(4)
+    frames = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    frames += 3 * code[:, :3, None, None]
+    sound = torch.zeros(4, 1, 1, 96, 64)
+    for n in range(4):
+        sound[n, ..., 16 * n : 16 * n + 16] = 3.0
+    localizer.start()
+    optimizer = torch.optim.Adam([p for p in localizer.parameters() if p.requires_grad], 2e-3)
+    losses = []
+    for _ in range(25):
+        loss = localizer.contrastive_loss(localizer(frames, sound), torch.ones(4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        localizer.after_step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+# Checkpoints, written with the names and shapes of the authors' code.
+
+
+def heads(**shapes):
+    return random_state(
+        {k: s for name, s in shapes.items() for k, s in ((f"{name}.weight", s), (f"{name}.bias", s[:1]))}
+    )
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}.{k}": v for k, v in state.items()}
+
+
+def cosine_map(v, a):
+    return torch.einsum("ndhw,nd->nhw", normalised(v), normalised(a))
+
+
+def inputs():
+    return draw(8, 2, 3, 96, 96), draw(9, 2, 1, 129, 100)
+
+
+def hear(state, x, last_stride=2):
+    return resnet(state, x, last_stride=last_stride).flatten(2).max(2).values
+
+
+def write_ezvsl(path):
+    eye, ear = random_state(resnet_shapes(), 1), random_state(resnet_shapes(channels=1), 2)
+    proj = heads(img_proj=(128, 512, 1, 1), aud_proj=(128, 512))
+    state = prefixed("imgnet", eye) | prefixed("audnet", ear) | proj
+    scores = {"best_cIoU": np.float64(71.2), "best_Auc": np.float64(50.1)}
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "optimizer": {}, "epoch": 3, **scores}, path)
+    frames, sound = inputs()
+    v = F.conv2d(resnet(eye, frames), proj["img_proj.weight"].double(), proj["img_proj.bias"].double())
+    return cosine_map(v, F.linear(hear(ear, sound), proj["aud_proj.weight"].double(), proj["aud_proj.bias"].double()))
+
+
+def write_slavc(path):
+    eye, ear = random_state(resnet_shapes(), 1), random_state(resnet_shapes(channels=1), 2)
+    shapes = {f"{m}_proj{i}": (64, 512, 1, 1) if m == "img" else (64, 512) for m in ("img", "aud") for i in (1, 2)}
+    proj = heads(**shapes)
+    state = prefixed("imgnet", eye) | prefixed("audnet", ear) | proj
+    slow = prefixed("imgnet", random_state(resnet_shapes(), 5)) | prefixed(
+        "audnet", random_state(resnet_shapes(channels=1), 6)
+    )
+    slow |= heads(**dict(reversed(shapes.items())))
+    torch.save({"model": state | {f"momentum_{k}": v for k, v in slow.items()}, "best_AP": 0.3}, path)
+    frames, sound = inputs()
+    v, a = resnet(eye, frames), hear(ear, sound)
+    p = {k: x.double() for k, x in proj.items()}
+    return sum(
+        cosine_map(
+            F.conv2d(v, p[f"img_proj{i}.weight"], p[f"img_proj{i}.bias"]),
+            F.linear(a, p[f"aud_proj{i}.weight"], p[f"aud_proj{i}.bias"]),
+        )
+        / 2
+        for i in (1, 2)
+    )
+
+
+def write_lvs(path):
+    spare = {"conv1_flow.weight": (64, 6, 7, 7), "conv1_a.weight": (64, 1, 7, 7), "conv1.weight": (64, 3, 7, 7)}
+    shapes = resnet_shapes(classes=1000) | spare
+    eye, ear = random_state(shapes, 1), random_state(shapes, 2)
+    state = prefixed("imgnet", eye) | prefixed("audnet", ear)
+    torch.save({"epoch": 1, "model_state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    frames, sound = inputs()
+    ear = ear | {"conv1.weight": ear["conv1_a.weight"]}
+    return cosine_map(resnet(eye, frames, last_stride=1), hear(ear, sound, last_stride=1))
+
+
+WRITERS = {"ezvsl": write_ezvsl, "slavc": write_slavc, "lvs": write_lvs}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_imported_maps_are_the_authors(kind, tmp_path):
+    expected = WRITERS[kind](tmp_path / "best.pth")
+    localizer, settings = import_checkpoint(kind, tmp_path / "best.pth")
+    assert not localizer.training
+    frames, sound = inputs()
+    with torch.no_grad():
+        found = localizer(frames.float(), sound.float())
+    torch.testing.assert_close(found.map.double(), expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.003  # the comparison is not one of constants
+    model = settings["model"]
+    again = build_localizer(
+        model["localizer"], model["visual"], model["audio_a"], dim=model["dim"], output_stride=model["output_stride"]
+    )
+    again.load_state_dict(localizer.state_dict())  # strict: the settings describe the localizer
+
+
+@pytest.mark.parametrize("kind,other", [("ezvsl", "lvs"), ("lvs", "ezvsl"), ("slavc", "ezvsl"), ("ezvsl", "slavc")])
+def test_a_checkpoint_of_another_method_is_refused(kind, other, tmp_path):
+    WRITERS[other](tmp_path / "best.pth")
+    with pytest.raises(FastDMTError, match=rf"best\.pth.*{kind}"):
+        import_checkpoint(kind, tmp_path / "best.pth")
+
+
+def test_unknown_kind(tmp_path):
+    with pytest.raises(FastDMTError, match="'dino' are unknown; choose one of ezvsl, lvs, slavc"):
+        import_checkpoint("dino", tmp_path / "best.pth")

@@ -1,0 +1,174 @@
+"""Number formats, compilation, accumulation and optimizers of the step; on a GPU also that nothing in it waits."""
+
+import copy
+import dataclasses
+import json
+import sys
+import types
+
+import pytest
+import torch
+from tiny_runs import QUIET, tiny
+from torch import nn
+from torch._dynamo.utils import counters
+
+from fastdmt.errors import FastDMTError
+from fastdmt.training.optimizer import build_optimizer
+from fastdmt.training.schedule import UNBIASED
+from fastdmt.training.trainer import Trainer
+from fastdmt_loaders.tools.demo import make_demo
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo") / "data"
+    make_demo(root, clips=48, labelled=10, seed=1)
+    return root
+
+
+def scaled(files, run, **scale):
+    """A run whose teachers keep some clips, small steps so that rounding stays rounding."""
+    cfg = tiny(files, run)
+    return dataclasses.replace(
+        cfg,
+        optim=dataclasses.replace(cfg.optim, lr=1e-4, lr_unbiased=0.0, lr_warmup=0.0),
+        pseudo=dataclasses.replace(cfg.pseudo, delta=0.5, tau=0.3, ignore_below=None),
+        model=dataclasses.replace(cfg.model, affine_init=(10.0, 0.0)),
+        scale=dataclasses.replace(cfg.scale, **scale),
+    )
+
+
+def logged(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], key, line[key]) for line in lines for key in ("loss_a", "loss_b", "loss") if key in line]
+
+
+@pytest.fixture(scope="module")
+def eager(files, tmp_path_factory):
+    run = tmp_path_factory.mktemp("eager") / "run"
+    Trainer(scaled(files, run), QUIET).run()
+    return logged(run)
+
+
+def assert_close(found, expected, rel):
+    assert [entry[:2] for entry in found] == [entry[:2] for entry in expected]
+    for (step, key, a), (_, _, b) in zip(found, expected):
+        assert a == pytest.approx(b, rel=rel), (step, key)
+
+
+def test_the_compiled_step_is_four_graphs_without_a_break(files, eager, tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    trainer = Trainer(scaled(files, tmp_path / "run", compile="aot_eager"), QUIET)
+    graphs = []
+    advance = trainer._advance
+
+    def counted():
+        advance()
+        graphs.append(counters["stats"]["unique_graphs"])
+
+    trainer._advance = counted
+    trainer.run()
+    assert not counters["graph_break"]
+    # Warm-up of A and of B; then the teachers and the students. Nothing is compiled again, whatever the step.
+    assert graphs == [2] * 4 + [4] * 6
+    assert_close(logged(tmp_path / "run"), eager, 1e-4)
+
+
+def test_bf16_autocast_stays_near_float32_and_keeps_float32_weights(files, eager, tmp_path):
+    trainer = Trainer(scaled(files, tmp_path / "run", amp="bf16"), QUIET)
+    trainer.run()
+    found = logged(tmp_path / "run")
+    assert found != eager
+    assert_close(found[:8], eager[:8], 0.03)  # later, one pixel over a threshold makes two runs part
+    assert {t.dtype for t in trainer.model.tensors().values()} == {torch.float32, torch.int64}
+
+
+def test_fp16_needs_a_gpu(files, tmp_path):
+    with pytest.raises(FastDMTError, match="--amp fp16 needs a GPU"):
+        Trainer(scaled(files, tmp_path / "run", amp="fp16", gpus=0), QUIET)
+
+
+def still(self, mode=True):
+    """BatchNorm that stays in evaluation: its statistics are the one thing that parts of a batch do not share."""
+    self.training = False
+    return self
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_batch(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(nn.modules.batchnorm._BatchNorm, "train", still)
+    gradients = {}
+    for parts in (1, 2, 4):
+        cfg = scaled(files, tmp_path / str(parts), accumulate=parts)
+        cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, labelled_share=0.5))
+        trainer = Trainer(cfg, QUIET)
+        if parts == 1:
+            whole = next(iter(trainer._loader(8, 0, seed=0)))
+        rows = [slice(i, i + 8 // parts) for i in range(0, 8, 8 // parts)]
+        student = trainer.model.students[0]
+        student.train()
+        for part, own in zip(trainer._parts(), rows, strict=True):
+            batch = dataclasses.replace(whole.map(lambda t, own=own: t[own]), labelled=8 // parts, ids=whole.ids[own])
+            trainer._backward(trainer.algorithm.warmup(0, batch), part)
+        gradients[parts] = [p.grad for p in student.parameters()]
+    for parts in (2, 4):
+        for a, b in zip(gradients[parts], gradients[1], strict=True):
+            assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9
+
+
+@pytest.mark.parametrize("module", [None, types.ModuleType("apex")], ids=["absent", "another package of that name"])
+def test_apex_that_is_not_there_is_one_line(monkeypatch, files, tmp_path, module):
+    if module is not None:
+        monkeypatch.setitem(sys.modules, "apex", module)
+    with pytest.raises(FastDMTError, match="--optimizer apex needs NVIDIA apex built from source"):
+        Trainer(scaled(files, tmp_path / "run", optimizer="apex"), QUIET)
+
+
+def test_adamw_equals_torchs_plain_loop(files, tmp_path):
+    trainer = Trainer(scaled(files, tmp_path / "run"), QUIET)
+    ours = trainer.model.students[0]
+    theirs = copy.deepcopy(ours)
+    optim = trainer.cfg.optim
+    optimizer = build_optimizer(ours, optim)
+    decay = [p for n, p in theirs.named_parameters() if p.ndim > 1 and n != "affine"]
+    plain = [p for n, p in theirs.named_parameters() if p.ndim <= 1 and n != "affine"]
+    groups = [(decay, optim.lr, optim.weight_decay), (plain, optim.lr, 0.0), ([theirs.affine], optim.affine_lr, 0.0)]
+    other = torch.optim.AdamW([{"params": p, "lr": r, "weight_decay": w} for p, r, w in groups], foreach=False)
+    for step in range(3):
+        torch.manual_seed(step)
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step(), other.step()
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["none", "inductor", "graphs"])
+@pytest.mark.parametrize("packed", [0.0, 0.5])
+def test_nothing_in_a_step_waits_for_the_device(files, tmp_path, kind, packed):
+    cfg = dataclasses.replace(scaled(files, tmp_path / "run", compile=kind, pack_accepted=packed), device="cuda")
+    trainer = Trainer(cfg, QUIET)
+    trainer.stage = UNBIASED
+    batches = iter(trainer._loader(cfg.batch_labelled, cfg.batch_unlabelled, seed=0))
+    momentum = torch.full((), 0.9, device="cuda")
+    for _ in range(4):  # compilation, the allocator, the loader's streams
+        trainer.learn(batches, momentum)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            _, losses = trainer.learn(batches, momentum)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert losses.total.isfinite()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["none", "inductor", "graphs"])
+def test_a_run_on_the_gpu_stays_near_the_processors(files, eager, tmp_path, amp, kind):
+    cfg = dataclasses.replace(scaled(files, tmp_path / "run", amp=amp, compile=kind, tf32=False), device="cuda")
+    Trainer(cfg, QUIET).run()
+    assert_close(logged(cfg.run)[:8], eager[:8], 2e-3 if amp == "none" else 0.03)

@@ -1,0 +1,75 @@
+"""Where logged numbers go: metrics.jsonl always, a board by choice, functions of one's own."""
+
+import json
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastdmt.errors import FastDMTError
+from fastdmt.training.tracking import Observer, write_hparams
+
+QUIET = Console(file=open(os.devnull, "w"))
+
+
+def watch(run, logger, resume_step=0, sinks=()):
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text('{"seed": 3}')
+    observer = Observer(run, QUIET, resume_step, logger, sinks)
+    observer.stage("unbiased", 4)
+    observer.scalars(resume_step + 1, 1, {"loss": 0.5, "kept": 0.25})
+    observer.picture("maps", resume_step + 1, np.zeros((8, 8, 3), np.uint8))
+    observer.close()
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_jsonl_is_written_by_every_logger_and_alone_by_jsonl(tmp_path):
+    seen = []
+    for logger in ("jsonl", "tensorboard"):
+        lines = watch(tmp_path / logger, logger, sinks=[lambda *call: seen.append(call)])
+        assert lines == [{"step": 1, "stage": "unbiased", "loss": 0.5, "kept": 0.25}]
+    assert seen == 2 * [(1, "unbiased", {"loss": 0.5, "kept": 0.25})]
+    assert not (tmp_path / "jsonl" / "tensorboard").exists()
+    board = EventAccumulator(str(tmp_path / "tensorboard" / "tensorboard"))
+    board.Reload()
+    assert [(e.step, e.value) for e in board.Scalars("unbiased/kept")] == [(1, 0.25)]
+    assert board.Tags()["images"] == ["maps"]
+
+
+def test_weights_and_biases_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(FastDMTError, match="pip install wandb, or use --logger tensorboard"):
+        watch(tmp_path / "run", "wandb")
+
+
+def test_weights_and_biases_gets_the_same_and_resumes_under_its_id(tmp_path, monkeypatch):
+    """A stand-in for the package, with the four calls of its public interface that are used."""
+    calls, logged = [], []
+
+    def init(**options):
+        calls.append(options)
+        return SimpleNamespace(id="abc123", log=lambda values, step: logged.append((step, values)), finish=lambda: None)
+
+    fake = ModuleType("wandb")
+    fake.init, fake.Image = init, lambda image: ("image", image.shape)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    watch(tmp_path / "run", "wandb")
+    watch(tmp_path / "run", "wandb", resume_step=1)
+    assert [c["id"] for c in calls] == [None, "abc123"] and calls[0]["config"] == {"seed": 3}
+    assert logged[:2] == [
+        (1, {"unbiased/loss": 0.5, "unbiased/kept": 0.25}),
+        (1, {"maps": ("image", (8, 8, 3))}),
+    ]
+    assert logged[2][0] == 2
+
+
+def test_hparams_hold_settings_and_final_figures(tmp_path):
+    write_hparams(tmp_path, {"method": "dmt", "seed": 1}, {"test/ciou": 0.5})
+    board = EventAccumulator(str(tmp_path / "tensorboard" / "hparams"))
+    board.Reload()
+    assert [e.value for e in board.Scalars("test/ciou")] == [0.5]
+    assert any("hparams" in tag for tag in board.summary_metadata)

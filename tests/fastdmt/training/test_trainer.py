@@ -1,0 +1,275 @@
+"""Whole runs on small real files: the stages, resuming, faults, and the command line as a person uses it."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import QUIET, final, tiny, train
+
+from fastdmt import load
+from fastdmt.cli.main import main
+from fastdmt.config import to_dict
+from fastdmt.errors import FastDMTError
+from fastdmt.runs import checkpoint
+from fastdmt.runs.checkpoint import read_weights
+from fastdmt.training.trainer import Trainer
+from fastdmt_loaders.tools.demo import make_demo
+
+TINY = ["--size", "32", "--batch", "8", "--warmup-steps", "4", "--steps", "6", "--eval-every", "2", "--log-every", "1"]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("demo") / "data"
+    make_demo(root, clips=48, labelled=10, seed=1)
+    return root
+
+
+@pytest.fixture
+def data(files, tmp_path) -> Path:
+    return Path(shutil.copytree(files, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("method", ["dmt", "mean-teacher", "supervised", "self-supervised"])
+def test_every_method_trains_and_leaves_a_complete_run(files, tmp_path, method):
+    run = tmp_path / "run"
+    outcome = train(tiny(files, run, method=method))
+    assert outcome.step == (6 if method == "self-supervised" else 10) and not outcome.interrupted
+    for name in ("config.json", "split.json", "metrics.jsonl", "train.log", "best.safetensors", "lists/test.txt"):
+        assert (run / name).stat().st_size > 0, name
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "kept", "teachers_iou"} <= {key for line in lines for key in line}
+    assert list((run / "tensorboard").glob("events*"))
+    assert (run / "best.safetensors").stat().st_mode == (run / "config.json").stat().st_mode, "others cannot read it"
+    model = load(run)
+    assert model.cfg.method == method
+    held = set((run / "lists" / "test.txt").read_text().split()) | set(
+        (run / "lists" / "validation.txt").read_text().split()
+    )
+    for name in ("train_labelled", "train_unlabelled"):
+        assert not held & set((run / "lists" / f"{name}.txt").read_text().split())
+
+
+def test_same_seed_same_run_and_teachers_differ_from_students(files, whole, tmp_path):
+    train(tiny(files, tmp_path / "b"))
+    a, b = final(whole), final(tmp_path / "b")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (whole / "metrics.jsonl").read_text() == (tmp_path / "b" / "metrics.jsonl").read_text()
+    assert any(not torch.equal(a[k], a[k.replace("students", "teachers")]) for k in a if k.startswith("students"))
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(tiny(files, run))
+    return run
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 5, 8])
+def test_interrupted_and_resumed_equals_uninterrupted(files, whole, tmp_path, stop_after):
+    cfg = tiny(files, tmp_path / "parts")
+    trainer = Trainer(cfg, QUIET)
+    steps = 0
+    advance = trainer._advance
+
+    def counted():
+        nonlocal steps
+        advance()
+        steps += 1
+        if steps == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer._advance = counted
+    assert trainer.run().interrupted
+    assert checkpoint.last_step(cfg.run) == stop_after
+    outcome = train(dataclasses.replace(cfg, resume=True))
+    assert outcome.step == 10
+    expected, parts = final(whole), final(cfg.run)
+    assert all(torch.equal(expected[key], parts[key]) for key in expected)
+    assert (whole / "metrics.jsonl").read_text() == (cfg.run / "metrics.jsonl").read_text()
+    best_whole, best_parts = (read_weights(run / "best.safetensors") for run in (whole, cfg.run))
+    assert all(torch.equal(best_whole[key], best_parts[key]) for key in best_whole)
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(files, tmp_path, monkeypatch):
+    cfg = tiny(files, tmp_path / "run")
+    calls = []
+    real = checkpoint._write_state
+
+    def full(path, state):
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, state)
+
+    monkeypatch.setattr(checkpoint, "_write_state", full)
+    with pytest.raises(FastDMTError, match=r"disk is full.*checkpoint of step 4 is whole.*--resume"):
+        train(cfg)
+    monkeypatch.setattr(checkpoint, "_write_state", real)
+    assert checkpoint.last_step(cfg.run) == 4
+    assert train(dataclasses.replace(cfg, resume=True)).step == 10
+
+
+def test_resume_refuses_other_settings_and_other_models(files, tmp_path):
+    cfg = tiny(files, tmp_path / "run")
+    train(cfg)
+    other = dataclasses.replace(cfg, resume=True, optim=dataclasses.replace(cfg.optim, lr=0.5))
+    with pytest.raises(FastDMTError, match=r"lr was .* and is now 0.5"):
+        Trainer(other, QUIET)
+    with pytest.raises(FastDMTError, match="already holds a run"):
+        Trainer(cfg, QUIET)
+    config = to_dict(cfg)
+    config["model"]["dim"] = 64
+    (cfg.run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FastDMTError, match="holds another model"):
+        load(cfg.run)
+
+
+def test_nan_loss_stops_and_names_the_step(files, tmp_path):
+    cfg = tiny(files, tmp_path / "run")
+    with pytest.raises(FastDMTError, match="not finite at step"):
+        train(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e30, affine_lr=1e30)))
+
+
+# ------------------------------------------------------------------ bad input through the command line
+
+
+def refuse(capsys, *args) -> str:
+    """Runs the command; expects exit code 2 and exactly one line of error."""
+    code = main([str(a) for a in args])
+    captured = capsys.readouterr()
+    assert code == 2, captured.out + captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+def run_args(data, tmp_path, *more):
+    return ["train", "--data", data, "--run", tmp_path / "run", *TINY, *more]
+
+
+def first_training_id(data) -> str:
+    return (data / "labelled.txt").read_text().split()[0]
+
+
+def test_no_such_folder_empty_list_and_unknown_names(data, tmp_path, capsys):
+    line = refuse(capsys, *run_args(tmp_path / "absent", tmp_path, "--preset", "vggsound-10k"))
+    assert str(tmp_path / "absent") in line
+    (data / "train.txt").write_text("")
+    assert "train.txt" in refuse(capsys, *run_args(data, tmp_path))
+    assert "demo" in refuse(capsys, *run_args(data, tmp_path, "--preset", "nope"))
+    assert "nope" in refuse(capsys, "nope")
+    assert "--delta" in refuse(capsys, *run_args(data, tmp_path, "--delta", "1.5"))
+    assert "config.json" in refuse(capsys, "eval", tmp_path)
+
+
+def test_id_without_a_sound(data, tmp_path, capsys):
+    clip = first_training_id(data)
+    for path in (data / "audio").glob(f"{clip}.*"):
+        path.unlink()
+    with open(data / "train.txt", "a") as file:
+        file.write("never_seen_000001\n")
+    line = refuse(capsys, *run_args(data, tmp_path))
+    assert "never_seen_000001" in line or clip in line
+
+
+def test_broken_media_name_the_file(data, tmp_path, capsys):
+    clip = first_training_id(data)
+    frame = data / "frames" / f"{clip}.jpg"
+    frame.write_bytes(frame.read_bytes()[:200])
+    assert frame.name in refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0"))
+    frame.write_text("not a picture")
+    line = refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0", "--run", tmp_path / "run2"))
+    assert frame.name in line
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_empty_sound_file(data, tmp_path, capsys):
+    sound = next((data / "audio").glob(f"{first_training_id(data)}.*"))
+    sound.write_bytes(b"")
+    assert sound.name in refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0"))
+
+
+# ------------------------------------------------------------------ loaders
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_loader_trains_to_the_same_quality(tmp_path):
+    """The same items in the same views: what is left are the decoders' rounding and the sums'."""
+    make_demo(tmp_path / "data", clips=240, labelled=60, seed=3)
+
+    def quality(name: str, seed: int, **data) -> tuple[float, float]:
+        cfg = tiny(tmp_path / "data", tmp_path / name, seed=seed)
+        cfg = dataclasses.replace(
+            cfg,
+            eval_every=50,
+            data=dataclasses.replace(cfg.data, size=64, **data),
+            optim=dataclasses.replace(cfg.optim, batch=24, warmup_steps=60, steps=40),
+        )
+        train(cfg)
+        lines = [json.loads(line) for line in (cfg.run / "metrics.jsonl").read_text().splitlines()]
+        first = [line["loss_a"] + line["loss_b"] for line in lines if "loss_a" in line]
+        last = [line["supervised"] for line in lines if "supervised" in line]
+        return sum(first[:10]) / 20, sum(last[-20:]) / 20
+
+    start, torch_workers = quality("torch", 0, loader="torch", cache="none", workers=2)
+    assert torch_workers < 0.7 * start, "nothing was learnt"
+    noise = abs(torch_workers - quality("seed", 1, loader="torch", cache="host")[1])
+    for name, options in (("dali", {"loader": "dali", "cache": "none", "workers": 2}), ("cache", {"cache": "host"})):
+        other = quality(name, 0, **options)[1]
+        assert abs(other - torch_workers) < max(noise, 0.05 * torch_workers), (name, other, torch_workers, noise)
+
+
+# ------------------------------------------------------------------ kill -9
+
+
+def start(run, data, *more):
+    command = [
+        sys.executable,
+        "-m",
+        "fastdmt",
+        "train",
+        "--data",
+        data,
+        "--run",
+        run,
+        *TINY,
+        "--save-every",
+        "1",
+        *more,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("attempt", range(10))
+def test_kill_at_a_random_moment_then_resume(files, tmp_path, attempt):
+    cfg_run, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(whole, files)
+    began = time.monotonic()
+    assert process.wait(300) == 0, process.stdout.read()
+    duration = time.monotonic() - began
+    process = start(cfg_run, files)
+    time.sleep(random.Random(attempt).uniform(0.3, 0.95) * duration)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumable = (cfg_run / "config.json").is_file()
+    process = start(cfg_run, files, *(["--resume"] if resumable else []))
+    assert process.wait(300) == 0, process.stdout.read()
+    a, b = final(whole), final(cfg_run)
+    assert all(torch.equal(a[key], b[key]) for key in a)

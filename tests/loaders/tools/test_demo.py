@@ -1,0 +1,220 @@
+"""The demo data: what its files promise, and that it is a fair test of audio-visual localization."""
+
+import colorsys
+import json
+from collections import Counter
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from fastdmt_loaders.dataset.annotations import read_flickr_xml, read_vggss
+from fastdmt_loaders.dataset.dataset import AVDataset, read_list, read_pairs
+from fastdmt_loaders.decode.sound import read_sound
+from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.tools.demo import CLASSES, RATES, _write_clip, make_demo
+from fastdmt_loaders.tools.demo_scenes import PATTERNS, _two_colours, compose, draw_scene
+from fastdmt_loaders.tools.demo_sounds import TIMBRES, synthesize
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    seen = []
+    made = make_demo(
+        tmp_path_factory.mktemp("demo"), clips=64, labelled=12, videos=2, progress=lambda *n: seen.append(n)
+    )
+    assert seen[-1] == (67, 67) and [done for done, _ in seen] == list(range(1, 68))
+    assert made.notes == []
+    return made.root
+
+
+def test_lists_are_disjoint_and_every_id_has_its_files(demo):
+    train, labelled, val, test = (read_list(demo / n) for n in ("train.txt", "labelled.txt", "val.txt", "test.csv"))
+    assert (len(train), len(labelled), len(val), len(test)) == (48, 12, 4, 12)
+    assert set(labelled) < set(train) and len({*train, *val, *test}) == 64
+    dataset = AVDataset(demo)
+    assert {*train, *val, *test} <= set(dataset.ids)
+    pairs = read_pairs(demo / "test_plus_silent.csv")
+    assert [p.video for p in pairs if p.sounding] == test
+    for pair in pairs:
+        assert dataset.frame_path(pair.video).is_file() and dataset.sound_path(pair.audio).is_file()
+
+
+def test_sounds_differ_in_form_and_silence_is_silent(demo):
+    infos = [soundfile.info(path) for path in (demo / "audio").iterdir()]
+    assert {info.samplerate for info in infos} == set(RATES) and {info.channels for info in infos} == {1, 2}
+    assert {info.format for info in infos} == {"WAV", "FLAC"}
+    assert min(i.duration for i in infos) < 2.5 < 3.5 < max(i.duration for i in infos) <= 10
+    dataset = AVDataset(demo)
+    for pair in read_pairs(demo / "test_plus_silent.csv"):
+        loudness = np.sqrt(np.mean(read_sound(dataset.sound_path(pair.audio), (16000,))[16000] ** 2))
+        if pair.video == pair.audio and not pair.sounding:
+            assert loudness < 1e-3
+        else:
+            assert loudness > 3e-3
+
+
+def test_off_screen_sounds_belong_to_no_object_of_the_frame(demo):
+    """The sounding objects of frame and sound differ; the drawing of each frame tells all its classes."""
+    classes = {item["file"]: CLASSES.index(item["class"]) for item in json.loads((demo / "vggss.json").read_text())}
+    train, val = read_list(demo / "train.txt"), read_list(demo / "val.txt")
+    first = len(train) + len(val)
+    shown = {}
+    for i, id in enumerate(read_list(demo / "test.csv")):
+        rng = np.random.default_rng([0, 1, first + i])
+        shown[id] = {int(k) for k in rng.permutation(len(CLASSES))[: rng.integers(2, 4)]}
+        assert classes[id] in shown[id] and len(shown[id]) in (2, 3)
+    off = [p for p in read_pairs(demo / "test_plus_silent.csv") if p.video != p.audio]
+    assert off and all(not p.sounding and classes[p.audio] not in shown[p.video] for p in off)
+
+
+def test_both_annotation_forms_tell_the_same_box_and_annotators_disagree(demo):
+    exact, spread = read_vggss(demo / "vggss.json"), []
+    assert len(exact) == 64 and not any(a.broken for a in exact.values())
+    for id, truth in exact.items():
+        drawn = read_flickr_xml(demo / "Annotations" / f"{id}.xml")
+        assert drawn.boxes.shape == (3, 4) and truth.boxes.shape == (1, 4)
+        assert np.abs(np.median(drawn.boxes, axis=0) - truth.boxes[0]).max() < 0.08
+        spread.append(np.ptp(drawn.boxes, axis=0).max())
+    assert np.mean(np.array(spread) > 0) > 0.95
+
+
+def test_box_is_the_extent_of_the_object_in_the_file(demo, tmp_path):
+    """Draw the frame with and without the sounding object: the pixels that differ must fill the box."""
+    for index in range(6):
+        rng = np.random.default_rng(index)
+        scene = draw_scene(rng, 160, 200, [3, 5, 6])
+        whole, boxes = compose(scene)
+        rest, _ = compose(scene._replace(sprites=scene.sprites[1:], places=scene.places[1:]))
+        changed = np.abs(whole.astype(int) - rest).max(axis=2) > 0
+        x0, y0, x1, y1 = boxes[0].astype(int)
+        assert changed[y0:y1, x0:x1].mean() > 0.7  # an outline fills most of its box
+        changed[y0 - 1 : y1 + 9, x0 - 1 : x1 + 9] = False  # the shadow falls below and to the right
+        assert not changed.any()
+
+
+def test_objects_of_a_frame_are_equally_salient():
+    """Blind to the sound, nothing tells which object it is: sizes are close, contrast is the same on average,
+    objects lie apart and anywhere, and the sounding one is any of them."""
+    rng = np.random.default_rng(0)
+    ratios, contrasts, centres = [], [], []
+    for _ in range(150):
+        labels = rng.permutation(len(PATTERNS))[: rng.integers(2, 4)]
+        scene = draw_scene(rng, 160, 160, labels)
+        picture, boxes = compose(scene)
+        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+        ratios.append(sides[0] / sides[1:].mean())
+        for i in range(len(boxes)):
+            for j in range(i):
+                a, b = boxes[i], boxes[j]
+                assert max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) >= 0
+        spreads = [picture[int(b[1]) : int(b[3]), int(b[0]) : int(b[2])].std() for b in boxes]
+        contrasts.append(spreads[0] / np.mean(spreads[1:]))
+        centres.append((boxes[0, :2] + boxes[0, 2:]) / 320)
+        assert 0.2 * 160 < sides.min() and sides.max() < 0.45 * 160
+    assert abs(np.mean(ratios) - 1) < 0.02 and np.ptp(ratios) < 0.5
+    assert abs(np.log(contrasts).mean()) < 0.05
+    assert np.abs(np.mean(centres, axis=0) - 0.5).max() < 0.05 and np.std(centres, axis=0).min() > 0.13
+
+
+def test_hue_alone_does_not_tell_the_class():
+    """The best guess from the hue, over many objects: better than chance, far from sure."""
+    rng, classes = np.random.default_rng(2), len(PATTERNS)
+    hues, labels = [], rng.integers(0, classes, 4000)
+    for label in labels:
+        dark = min(_two_colours(rng, label), key=np.sum)
+        hues.append(colorsys.rgb_to_hls(*dark)[0])
+    cells = np.digitize(hues, np.arange(0, 1, 0.01))
+    table = np.zeros((101, classes))
+    np.add.at(table, (cells, labels), 1)
+    assert 0.5 < table.max(axis=1).sum() / len(labels) < 0.72
+
+
+def test_blind_answers_stay_below_half():
+    """The best that a model without sound can do: the one right object by chance, or all objects at once."""
+    rng = np.random.default_rng(1)
+    one, everything = [], []
+    for _ in range(400):
+        _, boxes = compose(draw_scene(rng, 96, 96, rng.permutation(10)[: rng.integers(2, 4)]))
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        one.append(1 / len(boxes))
+        everything.append(areas[0] / areas.sum() >= 0.5)
+    assert np.mean(one) < 0.46 and np.mean(everything) < 0.35
+
+
+@pytest.mark.parametrize("label", range(10), ids=[timbre.__name__ for timbre in TIMBRES])
+@pytest.mark.parametrize("rate, seconds", [(8000, 1.0), (44100, 2.5)])
+def test_every_timbre_is_finite_audible_and_within_range(label, rate, seconds):
+    for seed in range(8):
+        pcm = synthesize(np.random.default_rng(seed), label, rate, seconds, 2, snr_db=10)
+        assert pcm.shape == (round(rate * seconds), 2) and pcm.dtype == np.float32
+        assert np.isfinite(pcm).all() and 0.05 < np.abs(pcm).max() <= 1
+
+
+def test_noise_has_the_level_asked():
+    quiet, loud = (synthesize(np.random.default_rng(0), 0, 16000, 3.0, 1, snr_db=snr) for snr in (60, 0))
+    quiet, loud = (x[6000:, 0] / np.linalg.norm(x[6000:]) for x in (quiet, loud))
+    assert float(quiet @ loud) == pytest.approx(np.sqrt(0.5), abs=0.12)  # half of the energy is noise
+
+
+def test_same_seed_same_files_whatever_the_workers(tmp_path):
+    for name, workers, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1)):
+        make_demo(tmp_path / name, clips=32, labelled=4, seed=seed, size=64, videos=0, workers=workers)
+    files = {
+        n: {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()}
+        for n in "abc"
+    }
+    assert files["a"] == files["b"] and len(files["a"]) > 100
+    assert not set(files["a"].values()) & set(files["c"].values())
+
+
+def test_classes_are_even_and_any_object_sounds(tmp_path):
+    for folder in ("frames", "audio", "Annotations"):
+        (tmp_path / folder).mkdir()
+    clips = [_write_clip(tmp_path, 0, 32, (i, f"x{i}", False)) for i in range(120)]
+    count = Counter(clip.labels[0] for clip in clips)
+    assert len(count) == 10 and max(count.values()) < 25
+    shapes = {Image.open(path).size for path in (tmp_path / "frames").iterdir()}
+    assert shapes == {(32, 32), (40, 32), (32, 40)}
+
+
+def test_videos_hold_picture_and_sound_of_the_forms_promised(demo):
+    codecs = set()
+    for path in sorted((demo / "videos").iterdir()):
+        with av.open(str(path)) as container:
+            video, audio = container.streams.video[0], container.streams.audio[0]
+            codecs.add((path.suffix, video.codec_context.name.split("-")[-1], audio.codec_context.name.split("-")[-1]))
+            assert sum(1 for _ in container.decode(video)) == 100
+        assert np.abs(read_sound(path, (16000,))[16000]).max() > 0.02
+    assert {(suffix, video) for suffix, video, _ in codecs} == {(".webm", "vp9"), (".mp4", "h264")}
+    assert {audio for *_, audio in codecs} == {"opus", "aac"}
+
+
+@pytest.mark.parametrize("clips, labelled", [(8, 1), (64, 0), (64, 60)])
+def test_impossible_counts_are_refused(tmp_path, clips, labelled):
+    with pytest.raises(DataError, match="at least 16"):
+        make_demo(tmp_path / "x", clips=clips, labelled=labelled)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_interrupted_run_leaves_no_half_set(tmp_path):
+    def interrupt(done, total):
+        if done == 10:
+            raise KeyboardInterrupt
+
+    for wanted in (interrupt, None):
+        try:
+            make_demo(tmp_path / "x", clips=16, labelled=2, size=32, videos=0, workers=1, progress=wanted)
+        except KeyboardInterrupt:
+            assert not (tmp_path / "x").exists()
+    assert len(list((tmp_path / "x" / "frames").iterdir())) == 17 and not (tmp_path / "x.part").exists()
+    with pytest.raises(DataError, match="not an empty folder"):
+        make_demo(tmp_path / "x", clips=16, labelled=2)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        make_demo(tmp_path / "file" / "demo", clips=16, labelled=2)
