@@ -8,7 +8,7 @@ CUDA tensors run Triton kernels, all others run `fastdmt_kernels.reference`, whi
 
 from .backend import use
 from .consensus import consensus
-from .ema import ema_update
+from .ema import EMA, ema_update
 from .loss import localization_loss
 from .masks import boxes_to_mask, pack_mask, unpack_mask
 from .mil import mil_logits
@@ -16,6 +16,7 @@ from .reference import Consensus
 from .similarity import similarity_map
 
 __all__ = [
+    "EMA",
     "Consensus",
     "boxes_to_mask",
     "consensus",

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import backend, loss, mil, similarity, tuning
 from .consensus import agree
-from .ema import update
+from .ema import Kernel
 
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64", torch.int32: "i32",
@@ -51,7 +51,7 @@ def cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         yield name, partial(mil.forward, v, a, 0.03, 1e-6)
         yield name, partial(mil.backward, logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True)
     tensors = [empty(512, 512, 3, 3), empty(512)]
-    yield "any types", partial(update, tensors, tensors, empty(), tensors, [0, 1])
+    yield "any types", partial(Kernel([(t, t, t) for t in tensors]).step, empty())
     affine, weight = empty(2), empty(128)
     for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224)))[: None if every else 1]:
         s, words = empty(128, *cells), -(-size[1] // 32)
@@ -80,6 +80,8 @@ def source(kernel, args: tuple, options: dict):
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = "*" + TYPES[value.dtype]
             attrs[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0 and not parameter.do_not_specialize:

@@ -45,16 +45,30 @@ def use(mode: str) -> str:
 
 
 def launches(*tensors: Tensor) -> bool:
-    """Whether an op on these tensors runs its kernel. Decided by the mode, the device and float64 alone."""
+    """Whether an op on these tensors runs its kernel: decided by the mode, the device, float64 and transforms alone.
+
+    On the meta device an op stands for what a GPU would run: its outputs have shapes and nothing is computed.
+    """
     if _mode == "reference" or triton is None or any(t.dtype == torch.float64 for t in tensors):
         return False
-    if tensors[0].is_cuda:
+    if transformed(tensors):
+        return False
+    if tensors[0].is_cuda or tensors[0].is_meta:
         return True
     if _mode == "auto":
         return False
     if not INTERPRET:
         raise RuntimeError('use("triton") on CPU tensors needs TRITON_INTERPRET=1 before fastdmt_kernels is imported')
     return True
+
+
+def transformed(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether torch.func or forward-mode differentiation looks on: an op has no rule for them, its reference has."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    dual = torch.autograd.forward_ad
+    inside = not torch.compiler.is_compiling() and dual._current_level >= 0
+    return inside and any(dual.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def jit(function=None, **options):

@@ -1,30 +1,29 @@
-"""ema_update: every tensor of the teachers moves towards its student in one launch.
+"""EMA and ema_update: every tensor of the teachers moves towards its student in one launch.
 
     t <- t + (1 - m) (s - t)      integer buffers: t <- s      shadow <- t, rounded
 
-A table of addresses in device memory tells each program its tensor and its chunk. It is made once and kept while the
-addresses stay; m is read from device memory, so a schedule changes no launch and a captured graph stays valid.
+A table of addresses in device memory tells each program its tensor and its chunk. It is made once, by the constructor;
+a step compares addresses and launches. m is read from device memory, so a schedule changes no launch and a captured
+graph stays valid, or is an argument of the launch.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
+from torch._subclasses.fake_tensor import FakeTensor
 
-from . import checks, reference
+from . import checks
 from .backend import cdiv, jit, launch, launches, tl
 from .tuning import config
 
 COLUMNS = 7  # of the table: teacher, student, shadow, elements, and the three types' codes
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 BYTES, NO_SHADOW = 3, -1
-PLANS = 8  # kept at once: one for each set of teachers that a process trains
 
 
 @jit
@@ -70,18 +69,27 @@ def move(row, teacher_code, student_code, begin, count, keep, WHOLE: tl.constexp
     teacher = tl.load(row)
     old = load_floats(teacher, teacher_code, o, mask, WHOLE)
     aim = load_floats(tl.load(row + 1), student_code, o, mask, WHOLE)
-    new = old + (1.0 - keep) * (aim - old)
+    # From the nearer end, as torch.lerp: exact at both ends, whatever the other end holds.
+    way = aim - old
+    new = tl.where(keep < 0.5, aim - keep * way, old + (1.0 - keep) * way)
+    new = tl.where(keep == 0.0, aim, tl.where(keep == 1.0, old, new))
     store_floats(teacher, teacher_code, o, new, mask, WHOLE)
     store_floats(tl.load(row + 2), tl.load(row + 6), o, new, mask, WHOLE)
 
 
 @jit
-def ema_kernel(table, chunks, m, COLUMNS: tl.constexpr, BYTES: tl.constexpr, BLOCK: tl.constexpr):
+def ema_kernel(
+    table, chunks, m,
+    ON_DEVICE: tl.constexpr, COLUMNS: tl.constexpr, BYTES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     i = tl.program_id(0)
     row = table + tl.load(chunks + 2 * i).to(tl.int64) * COLUMNS
     begin = tl.load(chunks + 2 * i + 1).to(tl.int64) * BLOCK
     count = tl.load(row + 3) - begin
-    keep = tl.load(m)
+    if ON_DEVICE:
+        keep = tl.load(m).to(tl.float32)
+    else:
+        keep = m + 0.0
     teacher_code, student_code = tl.load(row + 4), tl.load(row + 5)
     if teacher_code == BYTES:
         o = begin + tl.arange(0, BLOCK)
@@ -98,21 +106,25 @@ def ema_kernel(table, chunks, m, COLUMNS: tl.constexpr, BYTES: tl.constexpr, BLO
         move(row, teacher_code, student_code, begin, count, keep, True, BLOCK)
 
 
-class Plan(NamedTuple):
+Row = tuple[Tensor, Tensor, Tensor | None]  # teacher, student, shadow
+
+
+class Tables(NamedTuple):
+    """What the kernel reads, and the addresses that it was made from."""
+
     table: Tensor  #: [tensors, COLUMNS] int64
     chunks: Tensor  #: [programs, 2] int32: row of the table, chunk of the tensor
-    rest: list[int]  #: positions of the tensors that the kernel does not take
-
-
-_plans: OrderedDict[tuple, Plan] = OrderedDict()
-_captured: list[Plan] = []  # plans whose addresses a CUDA graph holds: never freed
+    block: int
+    addresses: list[int]
+    rest: list[Row]  #: rows that the kernel does not take
+    stream: object  #: the stream that the tables' memory belongs to
 
 
 def _one_block(t: Tensor) -> bool:
     return t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
-def _row(teacher: Tensor, student: Tensor, shadow: Tensor | None) -> list[int] | None:
+def _entry(teacher: Tensor, student: Tensor, shadow: Tensor | None) -> list[int] | None:
     """The table's row of one tensor, None when the kernel does not take it: unaligned, float64, unlike strides."""
     tensors = [teacher, student] if shadow is None else [teacher, student, shadow]
     if not all(_one_block(t) and t.data_ptr() % 16 == 0 and t.stride() == teacher.stride() for t in tensors):
@@ -127,134 +139,243 @@ def _row(teacher: Tensor, student: Tensor, shadow: Tensor | None) -> list[int] |
     return [*addresses, teacher.numel(), CODES[teacher.dtype], CODES[student.dtype], code]
 
 
-def _make_plan(
-    teachers: Sequence[Tensor], students: Sequence[Tensor], shadows: Sequence[Tensor | None], block: int
-) -> Plan:
-    rows, chunks, rest = [], [], []
-    for i, tensors in enumerate(zip(teachers, students, shadows, strict=True)):
-        row = _row(*tensors)
-        if row is None:
-            rest.append(i)
+def _addresses(rows: Sequence[Row]) -> list[int]:
+    return [t.data_ptr() for row in rows for t in row if t is not None]
+
+
+def _tabulate(rows: Sequence[Row], block: int) -> Tables:
+    entries, chunks, rest = [], [], []
+    for row in rows:
+        entry = _entry(*row)
+        if entry is None:
+            rest.append(row)
         else:
-            chunks += [(len(rows), chunk) for chunk in range(cdiv(row[3], block))]
-            rows.append(row)
-    device = teachers[0].device
-    table = torch.tensor(rows, dtype=torch.int64).view(len(rows), COLUMNS)
-    return Plan(table.to(device), torch.tensor(chunks, dtype=torch.int32).view(len(chunks), 2).to(device), rest)
+            chunks += [(len(entries), chunk) for chunk in range(cdiv(entry[3], block))]
+            entries.append(entry)
+    device = rows[0][0].device
+    table = torch.tensor(entries, dtype=torch.int64).view(len(entries), COLUMNS).to(device)
+    chunked = torch.tensor(chunks, dtype=torch.int32).view(len(chunks), 2).to(device)
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    return Tables(table, chunked, block, _addresses(rows), rest, stream)
 
 
-def _plan(teachers: Sequence[Tensor], students: Sequence[Tensor], shadows: list[Tensor | None], block: int) -> Plan:
-    present = [t for t in (*teachers, *students, *shadows) if t is not None]
-    places = tuple(-1 if s is None else i for i, s in enumerate(shadows))
-    key = (block, places, tuple((t.data_ptr(), t.dtype, t.stride(), t.numel()) for t in present))
-    if key not in _plans:
-        while len(_plans) >= PLANS:
-            _plans.popitem(last=False)
-        _plans[key] = _make_plan(teachers, students, shadows, block)
-    _plans.move_to_end(key)
-    return _plans[key]
+class Kernel:
+    """The rows of one device, moved by one launch."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows, self.options = rows, config("ema_update", rows[0][0].device)
+        self.tables = _tabulate(rows, self.options["BLOCK"])
+        self.plain = Foreach(self.tables.rest)
+        self.captured: list[Tables] = []
+
+    def step(self, m: Tensor | float) -> None:
+        device = self.rows[0][0].device
+        capturing = device.type == "cuda" and _capturing(device)
+        if _addresses(self.rows) != self.tables.addresses:
+            if capturing:
+                raise RuntimeError("tensors moved since the last step; take one step before the capture")
+            self.tables = _tabulate(self.rows, self.options["BLOCK"])
+            self.plain = Foreach(self.tables.rest)
+        tables = self.tables
+        if capturing and tables not in self.captured:
+            self.captured.append(tables)  # a graph reads them for as long as this object lives
+        if tables.stream is not None and torch.cuda.current_stream(device) != tables.stream:
+            tables.table.record_stream(torch.cuda.current_stream(device))
+            tables.chunks.record_stream(torch.cuda.current_stream(device))
+        on_device = isinstance(m, Tensor)
+        launch(
+            ema_kernel, len(tables.chunks), tables.table, tables.chunks, m.to(device) if on_device else float(m),
+            device=device, ON_DEVICE=on_device, COLUMNS=COLUMNS, BYTES=BYTES, **self.options,
+        )  # fmt: skip
+        if tables.rest:
+            self.plain.step(m)
 
 
-def _spread(shadow: Sequence[Tensor], places: Sequence[int], count: int) -> list[Tensor | None]:
-    shadows: list[Tensor | None] = [None] * count
-    for place, tensor in zip(places, shadow, strict=True):
-        shadows[place] = tensor
-    return shadows
+def _capturing(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
-def update(
-    teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor, shadow: Sequence[Tensor], places: Sequence[int]
-) -> None:
-    """`shadow` are the shadows of the teachers at `places`."""
-    shadows = _spread(shadow, places, len(teachers))
-    options = config("ema_update", m.device)
-    plan = _plan(teachers, students, shadows, options["BLOCK"])
-    if m.is_cuda and torch.cuda.is_current_stream_capturing():
-        _captured.append(plan)
-    launch(
-        ema_kernel, len(plan.chunks), plan.table, plan.chunks, m,
-        device=m.device, COLUMNS=COLUMNS, BYTES=BYTES, **options,
-    )  # fmt: skip
-    if plan.rest:
-        pick = [[tensors[i] for i in plan.rest] for tensors in (teachers, students, shadows)]
-        foreach(pick[0], pick[1], m, pick[2])
+class Foreach:
+    """The same with PyTorch's multi-tensor functions, grouped by type: the path of all other devices."""
 
+    def __init__(self, rows: Sequence[Row]) -> None:
+        groups: dict[tuple[torch.dtype, torch.dtype], list[Row]] = {}
+        for row in rows:
+            groups.setdefault((row[0].dtype, row[1].dtype), []).append(row)
+        self.groups = [(*types, [r[0] for r in g], [r[1] for r in g]) for types, g in groups.items()]
+        shadowed = [row for row in rows if row[2] is not None]
+        self.shadowed = [r[0] for r in shadowed], [r[2] for r in shadowed]
 
-def foreach(
-    teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor | float, shadows: Sequence[Tensor | None]
-) -> None:
-    """The same with PyTorch's multi-tensor functions, grouped by type: the path of CPU tensors."""
-    groups: dict[tuple, list[int]] = {}
-    for i, (teacher, student) in enumerate(zip(teachers, students, strict=True)):
-        groups.setdefault((teacher.dtype, torch.promote_types(teacher.dtype, student.dtype)), []).append(i)
-    for (dtype, wider), members in groups.items():
-        old, aim = [teachers[i] for i in members], [students[i] for i in members]
-        if not dtype.is_floating_point:
-            torch._foreach_copy_(old, aim)
-        elif dtype != wider:
-            reference.ema_update(old, aim, m)
-        else:
-            aim = [student.to(dtype) for student in aim]
-            if isinstance(m, Tensor) and m.is_cuda:  # its value stays on the device: no lerp takes it there
-                step = torch._foreach_sub(aim, old)
-                torch._foreach_mul_(step, 1 - m.to(dtype))
-                torch._foreach_add_(old, step)
+    def step(self, m: Tensor | float) -> None:
+        # A plain tensor in host memory is a number; any other keeps its value to itself.
+        if type(m) is Tensor and m.device.type == "cpu":
+            m = float(m)
+        for own, other, teachers, students in self.groups:
+            if not own.is_floating_point:
+                torch._foreach_copy_(teachers, students)
+            elif own == other:
+                _lerp(teachers, students, m)
             else:
-                torch._foreach_lerp_(old, aim, 1 - float(m))
-    wanted = [i for i, shadow in enumerate(shadows) if shadow is not None]
-    if wanted:
-        torch._foreach_copy_([shadows[i] for i in wanted], [teachers[i] for i in wanted])
+                # Float32 arithmetic where a half-precision type is involved, float64 beside a float64.
+                wide = torch.promote_types(torch.promote_types(own, other), torch.float32)
+                values = [t.to(wide, copy=True) for t in teachers]
+                _lerp(values, [s.to(wide) for s in students], m)
+                torch._foreach_copy_(teachers, values)
+        if self.shadowed[0]:
+            torch._foreach_copy_(self.shadowed[1], self.shadowed[0])
 
 
-_update = torch.library.custom_op(
-    "fastdmt::ema_update", update, mutates_args=("teachers", "shadow"), device_types="cuda"
-)
+def _lerp(old: list[Tensor], aim: list[Tensor], m: Tensor | float) -> None:
+    if not isinstance(m, Tensor):
+        if m == 0:
+            torch._foreach_copy_(old, aim)
+        elif m != 1:
+            torch._foreach_lerp_(old, aim, 1 - m)
+        return
+    keep = m.to(old[0].device, old[0].dtype).reshape(())
+    for t, s in zip(old, aim, strict=True):
+        moved = t.lerp(s, 1 - keep)
+        t.copy_(torch.where(keep == 0, s, torch.where(keep == 1, t, moved)))
 
 
-@_update.register_kernel("cpu")
-def _(teachers, students, m, shadow, places):
-    if launches(m):
-        return update(teachers, students, m, shadow, places)
-    return foreach(teachers, students, m, _spread(shadow, places, len(teachers)))
-
-
-@_update.register_fake
-def _(teachers, students, m, shadow, places):
-    return None
-
-
-@functools.lru_cache(maxsize=16)
-def _device_scalar(m: float, device: torch.device) -> Tensor:
-    return torch.full((), m, dtype=torch.float32, device=device)
-
-
-def _scalar(m: Tensor | float, device: torch.device) -> Tensor:
-    if isinstance(m, Tensor):
-        return m.to(device, torch.float32)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.full((), m, dtype=torch.float32, device=device)  # the graph's own, so it lives as long
-    return _device_scalar(m, device)
+def _dtensor(t: Tensor | None) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # a DTensor exists only where somebody imported it
+    return module is not None and isinstance(t, module.DTensor)
 
 
 def _local(t: Tensor | None) -> Tensor | None:
     """This rank's shard of a DTensor; any other tensor itself."""
-    module = sys.modules.get("torch.distributed.tensor")  # a DTensor exists only where somebody imported it
-    return t.to_local() if module is not None and isinstance(t, module.DTensor) else t
+    return t.to_local() if _dtensor(t) else t
+
+
+def _layout(t: Tensor) -> tuple | None:
+    return (t.device_mesh, t.placements) if _dtensor(t) else None
 
 
 def _check(i: int, teacher: Tensor, student: Tensor, shadow: Tensor | None) -> None:
     checks.same_device(f"teachers[{i}]", teacher, **{f"students[{i}]": student, f"shadow[{i}]": shadow})
     for name, other in ((f"students[{i}]", student), (f"shadow[{i}]", shadow)):
-        if other is not None and other.shape != teacher.shape:
+        if other is None:
+            continue
+        if other.shape != teacher.shape:
             came, wanted = list(other.shape), list(teacher.shape)
             raise ValueError(f"{name} has shape {came}, teachers[{i}] {wanted}; the same shape is wanted")
-    if getattr(teacher, "placements", None) != getattr(student, "placements", None):
-        raise ValueError(
-            f"teachers[{i}] and students[{i}] are sharded differently (a root module of FSDP2 stays gathered after a "
-            "forward without gradient: call its reshard() before the update)"
-        )
+        if _layout(other) != _layout(teacher):
+            raise ValueError(
+                f"teachers[{i}] and {name} are sharded differently (a root module of FSDP2 stays gathered after a "
+                "forward without gradient: call its reshard() before the update)"
+            )
+        if _local(other).shape != _local(teacher).shape:
+            raise ValueError(f"{name} and teachers[{i}] have different shapes on this rank; the same shards are wanted")
     if teacher.is_floating_point() != student.is_floating_point() or teacher.is_complex():
         raise TypeError(f"teachers[{i}] is {teacher.dtype}, students[{i}] {student.dtype}; both float or both integer")
+
+
+def _moving(
+    teachers: Sequence[Tensor], students: Sequence[Tensor], shadow: Sequence[Tensor | None] | None
+) -> list[tuple[int, Row]]:
+    """The rows that move, each with its position."""
+    if len(teachers) != len(students):
+        raise ValueError(f"students holds {len(students)} tensors, teachers {len(teachers)}; the same number is wanted")
+    if shadow is not None and len(shadow) != len(teachers):
+        raise ValueError(f"shadow holds {len(shadow)} entries, teachers {len(teachers)}; the same number is wanted")
+    rows = []
+    for i, (t, s, h) in enumerate(zip(teachers, students, shadow or [None] * len(teachers), strict=True)):
+        _check(i, t, s, h)
+        if h is not None or s.requires_grad or not isinstance(s, torch.nn.Parameter):
+            rows.append((i, (t, s, h)))
+    return rows
+
+
+def _place(t: Tensor | None) -> tuple | None:
+    """Where a tensor's elements are; works without memory (meta) too."""
+    if t is None:
+        return None
+    t = _local(t)
+    return t.untyped_storage()._cdata, t.storage_offset(), t.stride(), t.dtype
+
+
+def _unique(rows: list[tuple[int, Row]]) -> list[Row]:
+    seen: dict[tuple | None, tuple[int, list]] = {}
+    unique = []
+    for i, row in rows:
+        teacher, *others = (_place(t) for t in row)
+        first, known = seen.setdefault(teacher, (i, others))
+        if known != others:
+            raise ValueError(f"teachers[{i}] is teachers[{first}] once more, with another student or shadow")
+        if first == i:
+            unique.append(row)
+    return unique
+
+
+def _check_momentum(m: Tensor | float) -> None:
+    if not isinstance(m, Tensor):
+        checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
+    elif m.numel() != 1 or not m.is_floating_point():
+        raise ValueError(f"m has shape {list(m.shape)} and is {m.dtype}; one float is wanted")
+
+
+class EMA:
+    """A prepared `ema_update`: validates once, then a step is one launch. t <- m t + (1 - m) s, in place.
+
+    Args:
+        teachers, students: parameters and buffers in the same order: any shapes and float types (float32 teachers of
+            bfloat16 students too), integer buffers (copied), DTensors sharded alike (each rank moves its shards). A
+            student that is a Parameter without gradient is frozen and skipped, unless it has a shadow. A pair that
+            appears twice (tied weights) moves once.
+        shadow: None, or for each teacher None or a tensor of its shape (bfloat16, say), which receives the new value.
+
+    The lists and the mode (`use`) are read here: make a new object when tensors are frozen or replaced. Storage may
+    move (`.to`, a checkpoint loaded by assignment): the step notices. A CUDA graph may hold a step, after one outside
+    it; keep the object as long as the graph. On the meta device a step does nothing. Arithmetic is float32. Keep
+    teachers in float32: at m = 0.999 a bfloat16 one stops moving, each step being below half of its last bit.
+
+    Raises:
+        ValueError, TypeError: naming the position of the tensor.
+
+    Source: Tarvainen & Valpola 2017 (mean teacher); buffers too after EMAN (Cai et al. 2021).
+    """
+
+    def __init__(
+        self, teachers: Sequence[Tensor], students: Sequence[Tensor], shadow: Sequence[Tensor | None] | None = None
+    ) -> None:
+        self._rows = _unique(_moving(list(teachers), list(students), shadow))
+        self._sharded = any(_dtensor(row[0]) for row in self._rows)
+        with torch.no_grad():
+            self._prepare(self._local_rows())
+
+    def _local_rows(self) -> list[Row]:
+        return [tuple(_local(t) for t in row) for row in self._rows] if self._sharded else self._rows
+
+    def _prepare(self, rows: list[Row]) -> None:
+        self._shards = rows
+        self._parts = []
+        # A tensor without memory, on the meta device or a fake one, has nothing to move.
+        for device in dict.fromkeys(r[0].device for r in rows if not (r[0].is_meta or isinstance(r[0], FakeTensor))):
+            here = [row for row in rows if row[0].device == device]
+            floats = (row[0] for row in here if row[0].dtype != torch.float64)
+            self._parts.append((Kernel if launches(next(floats, here[0][0])) else Foreach)(here))
+
+    @torch.no_grad()
+    def step(self, m: Tensor | float) -> None:
+        """Moves every teacher; m is the momentum 0..1, a float or a tensor of one element.
+
+        m = 0 copies and m = 1 keeps, bit for bit. The host reads no tensor on another device, so that one on the
+        teachers' device may change between the replays of a CUDA graph.
+        """
+        _check_momentum(m)
+        if torch.compiler.is_compiling():
+            _compiled(*zip(*self._local_rows(), strict=True), m)
+            return
+        if self._sharded:
+            rows = self._local_rows()
+            if any(
+                new is not old for pair in zip(rows, self._shards, strict=True) for new, old in zip(*pair, strict=True)
+            ):
+                self._prepare(rows)
+        for part in self._parts:
+            part.step(m)
 
 
 def ema_update(
@@ -263,46 +384,32 @@ def ema_update(
     m: Tensor | float,
     shadow: Sequence[Tensor | None] | None = None,
 ) -> None:
-    """Moves the teachers' tensors towards their students', in place: t <- m t + (1 - m) s.
-
-    teachers, students  parameters and buffers in the same order: any shapes and float types (float32 teachers of
-             bfloat16 students too), integer buffers (copied), DTensors sharded alike (each rank moves its shards).
-             A student that is a Parameter without gradient is frozen and skipped, unless it has a shadow.
-    m        momentum 0..1: a float, or a tensor of one element, which a schedule or a CUDA graph's replay may change
-    shadow   None, or for each teacher None or a tensor of its shape (bfloat16, say), which receives the new value
-
-    Before a CUDA graph is captured run the update once, with m a tensor on the device: that makes the plan.
-    Arithmetic is float32. Keep teachers in float32: at m = 0.999 a bfloat16 one stops moving, each step being below
-    half of its last bit. Raises ValueError or TypeError naming the tensor's position.
-    Source: Tarvainen & Valpola 2017 (mean teacher); buffers too after EMAN (Cai et al. 2021).
-    """
-    if len(teachers) != len(students):
-        raise ValueError(f"students holds {len(students)} tensors, teachers {len(teachers)}; the same number is wanted")
-    if shadow is not None and len(shadow) != len(teachers):
-        raise ValueError(f"shadow holds {len(shadow)} entries, teachers {len(teachers)}; the same number is wanted")
-    if not isinstance(m, Tensor):
-        checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
-    elif m.numel() != 1 or not m.is_floating_point():
-        raise ValueError(f"m has shape {list(m.shape)} and is {m.dtype}; one float is wanted")
-    moving: list[tuple[Tensor, Tensor, Tensor | None]] = []
-    for i, (t, s, h) in enumerate(zip(teachers, students, shadow or [None] * len(teachers), strict=True)):
-        _check(i, t, s, h)
-        if h is not None or s.requires_grad or not isinstance(s, torch.nn.Parameter):
-            moving.append((t, s, h))
-    with torch.no_grad():
-        for device in _devices(moving):
-            here = [tuple(_local(x) for x in row) for row in moving if row[0].device == device]
-            _run(*zip(*here, strict=True), m)
-
-
-def _devices(rows: Iterable[tuple]) -> list[torch.device]:
-    return list(dict.fromkeys(row[0].device for row in rows))
-
-
-def _run(teachers: tuple, students: tuple, shadows: tuple, m: Tensor | float) -> None:
-    device = teachers[0].device
-    places = [i for i, shadow in enumerate(shadows) if shadow is not None]
-    if not launches(next((t for t in teachers if t.dtype != torch.float64), teachers[0])):
-        foreach(teachers, students, m, shadows)
+    """`EMA(teachers, students, shadow).step(m)`, for one-off use: in a loop make the object once."""
+    if torch.compiler.is_compiling():
+        rows = [row for _, row in _moving(list(teachers), list(students), shadow)]
+        _compiled(*zip(*rows, strict=True), m)
     else:
-        _update(list(teachers), list(students), _scalar(m, device), [shadows[i] for i in places], places)
+        EMA(teachers, students, shadow).step(m)
+
+
+@library.custom_op("fastdmt::ema_update", mutates_args=("teachers", "shadow"))
+def _update(
+    teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor, shadow: Sequence[Tensor], places: Sequence[int]
+) -> None:
+    """Inside a compiled region; `shadow` are the shadows of the teachers at `places`."""
+    shadows: list[Tensor | None] = [None] * len(teachers)
+    for place, tensor in zip(places, shadow, strict=True):
+        shadows[place] = tensor
+    EMA(teachers, [s.detach() for s in students], shadows).step(m)
+
+
+@_update.register_fake
+def _(teachers, students, m, shadow, places):
+    return None
+
+
+def _compiled(teachers: Sequence[Tensor], students: Sequence[Tensor], shadows: Sequence, m: Tensor | float) -> None:
+    if not isinstance(m, Tensor):
+        m = torch.full((), m, dtype=torch.float32, device=teachers[0].device)
+    places = [i for i, shadow in enumerate(shadows) if shadow is not None]
+    _update(list(teachers), list(students), m, [shadows[i] for i in places], places)

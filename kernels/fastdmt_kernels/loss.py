@@ -123,11 +123,11 @@ def loss_forward(
             many += tl.load(weight + i, i < N, other=0.0)
         mass = tl.sum(many, 0)
     own = tl.load(weight + n)
-    factor = own / tl.where(mass > 0.0, mass, 1.0) / pixels
+    factor = own / tl.where(mass <= 0.0, 1.0, mass) / pixels
     # Selected, not multiplied: a row of weight 0 may hold a NaN map.
-    tl.store(part + n, tl.where(own > 0.0, factor * tl.sum(tl.sum(loss, 1), 0), 0.0))
+    tl.store(part + n, tl.where(own <= 0.0, 0.0, factor * tl.sum(tl.sum(loss, 1), 0)))
     if GRAD:
-        tl.store(coefficient + n, tl.where(own > 0.0, factor, 0.0))
+        tl.store(coefficient + n, tl.where(own <= 0.0, 0.0, factor))
         tl.store(sums + 2 * n, tl.sum(sum_s, 0))
         tl.store(sums + 2 * n + 1, tl.sum(sum_1, 0))
 
@@ -143,7 +143,7 @@ def loss_backward(
         factor = tl.load(coefficient + n)
         scale = tl.load(affine).to(tl.float32) * tl.load(g + n * stride_g) * factor
         slope = tl.load(dz + n * CELLS + i, i < CELLS, other=0.0)
-        slope = tl.where(factor > 0.0, slope * scale, 0.0)
+        slope = tl.where(factor == 0.0, 0.0, slope * scale)
         tl.store(ds + n * CELLS + i, slope.to(ds.dtype.element_ty), i < CELLS)
     else:
         # The last program: the affine pair's gradient, over all samples in their order.
@@ -153,8 +153,8 @@ def loss_backward(
             i = first + tl.arange(0, BLOCK_N)
             factor = tl.load(coefficient + i, i < N, other=0.0)
             scale = factor * tl.load(g + i * stride_g, i < N, other=0.0)
-            sum_s += tl.where(factor > 0.0, scale * tl.load(sums + 2 * i, i < N, other=0.0), 0.0)
-            sum_1 += tl.where(factor > 0.0, scale * tl.load(sums + 2 * i + 1, i < N, other=0.0), 0.0)
+            sum_s += tl.where(factor == 0.0, 0.0, scale * tl.load(sums + 2 * i, i < N, other=0.0))
+            sum_1 += tl.where(factor == 0.0, 0.0, scale * tl.load(sums + 2 * i + 1, i < N, other=0.0))
         tl.store(daffine, tl.sum(sum_s, 0).to(daffine.dtype.element_ty))
         tl.store(daffine + 1, tl.sum(sum_1, 0).to(daffine.dtype.element_ty))
 
@@ -215,9 +215,9 @@ def _(s, affine, target, weight, valid, total, height, width, min_agree, grad):
     logits, truth, counts = reference.pixels(s, affine, target, (height, width), valid, min_agree)
     pixels = counts.sum((1, 2)).clamp(min=1)
     mass = weight.sum() if total is None else total
-    factor = torch.where(weight > 0, weight / torch.where(mass > 0, mass, 1) / pixels, 0).float()
+    factor = torch.where(weight <= 0, 0, weight / torch.where(mass <= 0, 1, mass) / pixels).float()
     pixel = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    part = torch.where(weight > 0, factor * (pixel * counts).sum((1, 2)), 0).float()
+    part = torch.where(weight <= 0, 0, factor * (pixel * counts).sum((1, 2))).float()
     if not grad:
         return part, *_outputs(s, grad)[1:]
     slope = ((logits.sigmoid() - truth) * counts)[:, None]
@@ -230,7 +230,7 @@ def _(s, affine, target, weight, valid, total, height, width, min_agree, grad):
 def _(g, s, affine, dz, sums, coefficient):
     if launches(s, affine):
         return backward(g, s, affine, dz, sums, coefficient)
-    used, scale = coefficient > 0, g * coefficient
+    used, scale = coefficient != 0, g * coefficient
     ds = torch.where(used[:, None, None], dz * (scale * affine[0])[:, None, None], 0)
     return ds.to(s.dtype), torch.where(used[:, None], sums * scale[:, None], 0).sum(0).to(affine.dtype)
 
@@ -274,8 +274,8 @@ def localization_loss(
     """Weighted mean over samples of the pixel-wise binary cross-entropy between P = sigmoid(w S + b) and the truth.
 
     s [N, h, w] similarity maps (float32, bfloat16, float16; float64 runs the reference), affine [2] the pair (w, b),
-    weight [N] (0 takes a row out, whatever it holds). The logits are up-sampled to `size` = (H, W) pixels (bilinear,
-    align_corners=False) before the sigmoid. Truth, by the dtype of `target`:
+    weight [N] (0 or less takes a row out, whatever it holds; a NaN shows in the loss). The logits are up-sampled to
+    `size` = (H, W) pixels (bilinear, align_corners=False) before the sigmoid. Truth, by the dtype of `target`:
 
     int32   packed masks [N, H, ceil(W/32)]
     uint8   confidences [N, H, W], 255 = certain
@@ -286,7 +286,8 @@ def localization_loss(
     total   [] divides the weighted sum in place of the sum of weights (for a mean over ranks or micro-batches)
 
     Returns [] float32; 0 where the total is not positive. Differentiable once in s and affine; stable at any logit;
-    deterministic. Raises TypeError for a dtype, ValueError for a shape or device, naming the argument.
+    deterministic. Raises TypeError for a dtype, ValueError for a shape, a device, or a weight or total that wants a
+    gradient, naming the argument.
     Source: Guo et al. 2023 (Dual Mean-Teacher), supervised loss, on labels and on pseudo-labels.
     """
     checks.tensor("s", s, "[N, h, w]")
@@ -311,11 +312,13 @@ def localization_loss(
         raise TypeError("total is not a tensor with one element; a 0-d tensor on the maps' device is wanted")
     checks.same_size("rows", "s", n, "weight", weight.shape[0])
     checks.same_device("s", s, affine=affine, target=target, weight=weight, valid=valid, total=total)
+    for name, value in (("target", target), ("weight", weight), ("total", total)):
+        if value is not None and value.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} requires a gradient, and the loss has one in s and affine alone; detach it")
     if not launches(s, affine):
         return reference.localization_loss(
             s, affine, target, weight, size=size, valid=valid, total=total, min_agree=min_agree
         )
     grad = torch.is_grad_enabled() and (s.requires_grad or affine.requires_grad)
-    target, weight = target.detach(), weight.detach()
     part = _forward(s, affine, target, weight, valid, total, size[0], size[1], int(min_agree), grad)[0]
     return part.sum()

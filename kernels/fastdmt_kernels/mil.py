@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import checks, reference
 from .backend import INTERPRET, cdiv, jit, launch, launches, tl
-from .similarity import dense
+from .similarity import dense, inverse_norm
 from .tuning import config
 
 #: The interpreter multiplies the raw bits of bfloat16 operands (triton-lang/triton#11584).
@@ -61,7 +61,7 @@ def mil_forward(
         # Strictly greater: of equal cells the first one wins, across tiles as within one.
         where = tl.where(high > top, first + at, where)
         top = tl.maximum(top, high)
-    q = 1.0 / tl.sqrt(square_a + EPS * EPS)
+    q = inverse_norm(square_a, EPS)
     # The hardware's maximum drops NaN; a frame that holds one must not look sound.
     top = tl.where(tl.max(broken, 0) > 0, float("nan"), top)
     out = n * M + m
@@ -221,8 +221,8 @@ def _(v, a, tau, eps):
         return forward(v, a, tau, eps)
     logits, best, rv, ra = _outputs(v, a)
     x, y = v.float().flatten(2), a.float()
-    rv.copy_((x.square().sum(1) + eps * eps).rsqrt())
-    ra.copy_((y.square().sum(1) + eps * eps).rsqrt())
+    rv.copy_(reference.inverse_norm(x, eps)[:, 0])
+    ra.copy_(reference.inverse_norm(y, eps)[:, 0])
     cosine = torch.einsum("ndp,md->nmp", x * rv[:, None], y * ra[:, None]).max(2)
     return logits.copy_(cosine.values / tau), best.copy_(cosine.indices), rv, ra
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,26 +44,33 @@ def full_precision(function):
 
     @functools.wraps(function)
     def wrapped(first, *args, **kwargs):
+        if not torch.amp.is_autocast_available(first.device.type):  # meta
+            return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
 
     return wrapped
 
 
+def inverse_norm(x: Tensor, eps: float) -> Tensor:
+    """Of x [N, D, ...] along D: [N, 1, ...]. NaN, not 0, where the sum of squares overflows."""
+    squares = x.square().sum(1, keepdim=True)
+    return torch.rsqrt(torch.where(squares < math.inf, squares, math.nan) + eps * eps)
+
+
+def unit(x: Tensor, eps: float) -> Tensor:
+    return x * inverse_norm(x, eps)
+
+
 @full_precision
 def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
-    v, a = _accumulate(v), _accumulate(a)
-    v = v * torch.rsqrt(v.square().sum(1, keepdim=True) + eps * eps)
-    a = a * torch.rsqrt(a.square().sum(1, keepdim=True) + eps * eps)
+    v, a = unit(_accumulate(v), eps), unit(_accumulate(a), eps)
     return torch.einsum("ndhw,nd->nhw", v, a)
 
 
 @full_precision
 def mil_logits(v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6) -> Tensor:
-    v, a = _accumulate(v), _accumulate(a)
-    v = v.flatten(2)
-    v = v * torch.rsqrt(v.square().sum(1, keepdim=True) + eps * eps)
-    a = a * torch.rsqrt(a.square().sum(1, keepdim=True) + eps * eps)
+    v, a = unit(_accumulate(v.flatten(2)), eps), unit(_accumulate(a), eps)
     return torch.einsum("ndp,md->nmp", v, a).max(dim=2).values / tau
 
 
@@ -164,29 +170,12 @@ def localization_loss(
     min_agree: int = 1,
 ) -> Tensor:
     # Selected, not multiplied: a row of weight 0 may hold a NaN map, and 0 * NaN is NaN, in the gradient too.
-    s = torch.where((weight > 0)[:, None, None], s, torch.zeros_like(s))
+    absent = weight <= 0  # not a NaN
+    s = torch.where(absent[:, None, None], torch.zeros_like(s), s)
     logits, truth, counts = pixels(s, affine, target, size, valid, min_agree)
     pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
     weight = weight.to(sample.dtype)
-    weighted = torch.where(weight > 0, weight * sample, torch.zeros_like(sample)).sum()
+    weighted = torch.where(absent, torch.zeros_like(sample), weight * sample).sum()
     total = weight.sum() if total is None else total.to(sample.dtype).reshape(())
-    return weighted / torch.where(total > 0, total, torch.ones_like(total))
-
-
-def ema_update(
-    teachers: Sequence[Tensor],
-    students: Sequence[Tensor],
-    m: Tensor | float,
-    shadow: Sequence[Tensor | None] | None = None,
-) -> None:
-    with torch.no_grad():
-        for i, (teacher, student) in enumerate(zip(teachers, students, strict=True)):
-            if teacher.is_floating_point():
-                value = _accumulate(teacher)
-                keep = m.to(value.device, value.dtype) if isinstance(m, Tensor) else m
-                teacher.copy_(value + (student.to(value.dtype) - value) * (1 - keep))
-            else:
-                teacher.copy_(student)
-            if shadow is not None and shadow[i] is not None:
-                shadow[i].copy_(teacher)
+    return weighted / torch.where(total <= 0, torch.ones_like(total), total)

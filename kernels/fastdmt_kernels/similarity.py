@@ -16,6 +16,12 @@ from .tuning import config
 
 
 @jit
+def inverse_norm(squares, eps):
+    """NaN, not 0, where the sum of squares overflows: a similarity of 0 would look sound."""
+    return tl.where(squares < float("inf"), 1.0 / tl.sqrt(squares + eps * eps), float("nan"))
+
+
+@jit
 def similarity_forward(
     v, a, s, rv, ra, stride_n, stride_d, stride_p,
     D: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -35,8 +41,7 @@ def similarity_forward(
         dot += x * y[:, None]
         square += x * x
         square_a += y * y
-    r = 1.0 / tl.sqrt(tl.sum(square, 0) + EPS * EPS)
-    q = 1.0 / tl.sqrt(tl.sum(square_a, 0) + EPS * EPS)
+    r, q = inverse_norm(tl.sum(square, 0), EPS), inverse_norm(tl.sum(square_a, 0), EPS)
     tl.store(s + n * P + p, tl.sum(dot, 0) * r * q, p < P)
     tl.store(rv + n * P + p, r, p < P)
     if tl.program_id(0) % tiles == 0:
@@ -118,8 +123,7 @@ _backward = torch.library.custom_op("fastdmt::similarity_map_backward", backward
 def _(v, a, eps):
     if launches(v, a):
         return forward(v, a, eps)
-    rv = (v.float().square().sum(1) + eps * eps).rsqrt()
-    ra = (a.float().square().sum(1) + eps * eps).rsqrt()
+    rv, ra = reference.inverse_norm(v.float(), eps)[:, 0], reference.inverse_norm(a.float(), eps)[:, 0]
     return reference.similarity_map(v, a, eps), rv, ra
 
 

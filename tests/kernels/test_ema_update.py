@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastdmt_kernels
-from fastdmt_kernels import ema, ema_update
+from fastdmt_kernels import EMA, ema, ema_update
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MODES = pytest.mark.parametrize("mode", ["kernels", "poisoned_memory"])  # the second is the CPU's path
@@ -22,9 +22,12 @@ def expected(teacher, student, m):
     return m * teacher.double() + (1 - m) * student.double()
 
 
-def check(teachers, students, m, shadow=None):
+def check(teachers, students, m, shadow=None, step=None):
     truth = [expected(t, s, float(m)) for t, s in zip(teachers, students, strict=True)]
-    ema_update(teachers, students, m, shadow)
+    if step is None:
+        ema_update(teachers, students, m, shadow)
+    else:
+        step(m)
     for i, (t, want) in enumerate(zip(teachers, truth, strict=True)):
         if not t.is_floating_point():
             assert torch.equal(t, want.to(t.dtype))
@@ -93,26 +96,76 @@ def test_any_list(kernels, device, entries, m):
     check(teachers, students, torch.tensor(m, device=device), shadow)
 
 
-def test_one_launch_and_one_plan_for_many_steps(kernels, device, monkeypatch):
-    launched, planned = [], []
-    start, plan = ema.launch, ema._make_plan
+def test_one_launch_and_one_table_for_many_steps(kernels, device, monkeypatch):
+    launched, tabulated = [], []
+    start, make = ema.launch, ema._tabulate
     monkeypatch.setattr(ema, "launch", lambda *a, **k: (launched.append(a[1]), start(*a, **k)))
-    monkeypatch.setattr(ema, "_make_plan", lambda *a: (planned.append(1), plan(*a))[1])
+    monkeypatch.setattr(ema, "_tabulate", lambda *a: (tabulated.append(1), make(*a))[1])
     teachers, students = ([torch.randn(n, device=device) for n in (3, 70_000, 5)] for _ in range(2))
+    prepared = EMA(teachers, students)
     m = torch.tensor(0.5, device=device)
     for step in range(3):
         m.fill_(0.5 + 0.1 * step)  # a schedule: nothing is rebuilt
-        check(teachers, students, m)
-    assert len(launched) == 3 and len(planned) == 1
-    teachers[1] = torch.randn(70_000, device=device)  # a checkpoint was loaded: the storage moved
-    check(teachers, students, m)
-    assert len(planned) == 2
+        check(teachers, students, m, step=prepared.step)
+    assert len(launched) == 3 and len(tabulated) == 1
+    teachers[1].data = torch.randn(70_000, device=device)  # a checkpoint was loaded: the storage moved
+    check(teachers, students, 0.25, step=prepared.step)
+    assert len(tabulated) == 2
 
 
-def test_many_sets_of_tensors_do_not_pile_up(kernels, device):
-    for n in range(1, ema.PLANS + 4):
-        check([torch.randn(n, device=device)], [torch.randn(n, device=device)], 0.5)
-    assert len(ema._plans) <= ema.PLANS
+@MODES
+def test_tied_weights_move_once(request, device, mode):
+    request.getfixturevalue(mode)
+    teacher, student = torch.zeros(3, device=device), torch.ones(3, device=device)
+    EMA([teacher, teacher, teacher.view(3)], [student, student, student.view(3)]).step(0.5)
+    assert teacher.tolist() == [0.5] * 3
+    with pytest.raises(ValueError, match=r"teachers\[1\] is teachers\[0\] once more"):
+        EMA([teacher, teacher], [student, student.clone()])
+
+
+@MODES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_both_ends_are_exact(request, device, mode, dtype, as_tensor):
+    request.getfixturevalue(mode)
+    for m, wanted in ((0.0, -1.0), (1.0, 3e4)):
+        teacher = torch.full((5000,), 3e4, dtype=dtype, device=device)
+        before = teacher.clone()
+        student = torch.full((5000,), -1.0, dtype=dtype, device=device)
+        student[7] = teacher[8] = float("inf") if m == 0 else -1.0
+        if m == 1:
+            student[9] = float("nan")
+            before = teacher.clone()
+        ema_update([teacher], [student], torch.tensor(m, device=device) if as_tensor else m)
+        assert torch.equal(teacher, student if m == 0 else before) and teacher[0] == torch.tensor(wanted).to(dtype)
+    teacher = torch.full((2,), 1e30, device=device)
+    ema_update([teacher], [torch.full((2,), -1.0, device=device)], 0.0)
+    assert teacher.tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("mode", fastdmt_kernels.backend.MODES)
+def test_on_the_meta_device_a_step_changes_nothing(mode):
+    before = fastdmt_kernels.use(mode)
+    try:
+        teachers, students = ([torch.empty(n, device="meta") for n in (3, 4)] for _ in range(2))
+        prepared = EMA(teachers, students, [None, torch.empty(4, device="meta", dtype=torch.bfloat16)])
+        prepared.step(0.5)
+        prepared.step(torch.empty((), device="meta"))
+        with pytest.raises(ValueError, match="the same shape is wanted"):
+            EMA(teachers, students[::-1])
+    finally:
+        fastdmt_kernels.use(before)
+
+
+@MODES
+def test_under_fake_tensors_and_under_compile(request, device, mode):
+    request.getfixturevalue(mode)
+    teachers, students = mixture(device)
+    prepared = EMA(teachers, students)
+    m = torch.tensor(0.25, device=device)
+    check(teachers, students, m, step=torch.compile(prepared.step, fullgraph=True, backend="aot_eager"))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        EMA([torch.empty(3, device=device)], [torch.empty(3, device=device)]).step(torch.empty((), device=device))
 
 
 @MODES
@@ -152,7 +205,7 @@ def test_errors_name_the_tensor(teachers, students, m, words):
 
 def rank_main(rank, port, queue):
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -164,10 +217,19 @@ def rank_main(rank, port, queue):
         student = torch.nn.Parameter(distribute_tensor(full, mesh, [Shard(0)]))
         ema_update([teacher], [student], 0.75)
         answers.append(teacher.full_tensor().numpy())
-    try:
-        ema_update([torch.zeros(5, 3)], [student], 0.75)
-    except ValueError as error:
-        answers.append(str(error))
+    whole, other = torch.zeros(5, 3), init_device_mesh("cpu", (2, 1))
+    replicated = distribute_tensor(whole, mesh, [Replicate()])
+    mixed = [
+        ([whole], [student], None),
+        ([replicated], [replicated], [teacher]),  # a shadow that holds half of the rows
+        ([teacher], [student], [whole]),
+        ([teacher], [student], [distribute_tensor(whole, other, [Shard(0), Replicate()])]),
+    ]
+    for lists in mixed:
+        try:
+            EMA(*lists)
+        except ValueError as error:
+            answers.append(str(error))
     queue.put((rank, answers))
     torch.distributed.destroy_process_group()
 
@@ -182,11 +244,11 @@ def test_shards_of_two_ranks():
     ranks = [context.Process(target=rank_main, args=(rank, port, queue)) for rank in range(2)]
     for process in ranks:
         process.start()
-    for _, (reference, kernel, message) in (queue.get(timeout=120) for _ in ranks):
+    for _, (reference, kernel, *messages) in (queue.get(timeout=120) for _ in ranks):
         want = 0.25 * torch.arange(15.0).view(5, 3)
         torch.testing.assert_close(torch.from_numpy(reference), want)
         torch.testing.assert_close(torch.from_numpy(kernel), want)
-        assert "reshard()" in message
+        assert len(messages) == 4 and all("reshard()" in message for message in messages), messages
     for process in ranks:
         process.join(timeout=60)
         assert process.exitcode == 0

@@ -102,6 +102,21 @@ def test_a_row_of_weight_zero_may_hold_anything(request, device, mode):
 
 
 @pytest.mark.parametrize("mode", ["kernels", "poisoned_memory"])
+@pytest.mark.parametrize("total", [None, 1.0])
+def test_a_weight_that_is_nan_shows(request, device, mode, total):
+    request.getfixturevalue(mode)
+    s, affine = torch.randn(2, 3, 3, device=device), torch.tensor([5.0, 0.0], device=device)
+    weight = torch.tensor([1.0, float("nan")], device=device)
+    total = None if total is None else torch.tensor(total, device=device)
+    value, (ds, _) = gradients(
+        lambda s, c: localization_loss(s, c, truth_of("mask", 2, 16, 16, device), weight, size=(16, 16), total=total),
+        (s, affine),
+        torch.ones_like,
+    )
+    assert value.isnan() and ds[1].isnan().all()
+
+
+@pytest.mark.parametrize("mode", ["kernels", "poisoned_memory"])
 def test_no_weight_at_all_is_a_loss_of_zero(request, device, mode):
     request.getfixturevalue(mode)
     s, affine = torch.randn(2, 3, 3, device=device), torch.tensor([5.0, 0.0], device=device)

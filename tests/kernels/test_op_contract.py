@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fastdmt_kernels
 from fastdmt_kernels import (
@@ -160,6 +161,10 @@ WRONG = {
     "valid is bool": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK.bool()),
     "total is not a tensor": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, total=2.0),
     "min_agree is 0": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, min_agree=0),
+    "weight requires a gradient": lambda: localization_loss(S, C, MASK, ONES.clone().requires_grad_(), size=SIZE),
+    "total requires a gradient": lambda: localization_loss(
+        S, C, MASK, ONES, size=SIZE, total=torch.ones((), requires_grad=True)
+    ),
     "mask is float32; bool": lambda: pack_mask(torch.zeros(1, 2, 3)),
     "packed holds 2 words a row": lambda: unpack_mask(MASK, 70),
     "boxes holds 5 numbers a box": lambda: boxes_to_mask(torch.zeros(1, 1, 5), SIZE),
@@ -248,3 +253,75 @@ def test_boxes_follow_the_pixels_centres():
     assert union == [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
     both = unpack_mask(boxes_to_mask(boxes, (2, 5), min_agree=2), 5)[0].int().tolist()
     assert both == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
+
+
+def forward_mode(function, x, tangent):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if name != "consensus"])
+def test_transforms_give_what_the_definition_gives(name, mode, device):
+    function, inputs, _ = OPS[name]
+    first_one, *others = inputs(3, device)
+    tangent = torch.randn_like(first_one)
+
+    def of_first(x):
+        return function(x, *others).square().sum()
+
+    derivatives = {
+        "jvp": lambda: torch.func.jvp(of_first, (first_one,), (tangent,))[1],
+        "grad": lambda: torch.func.grad(of_first)(first_one),
+        "forward mode": lambda: forward_mode(of_first, first_one, tangent),
+    }
+    for derivative in derivatives.values():
+        got = derivative()
+        before = fastdmt_kernels.use("reference")
+        want = derivative()
+        fastdmt_kernels.use(before)
+        assert want.abs().sum() > 0
+        torch.testing.assert_close(got, want)
+
+
+def test_vmap(mode, device):
+    v, a = torch.randn(3, 2, 6, 3, 4, device=device), torch.randn(3, 2, 6, device=device)
+    for op in (similarity_map, mil_logits):
+        want = torch.stack([op(*row) for row in zip(v, a, strict=True)])
+        torch.testing.assert_close(torch.func.vmap(op)(v, a), want)
+
+
+def test_a_second_derivative_is_refused_or_right(mode, device):
+    v, a = (t.requires_grad_() for t in features(2, device))
+    grads = torch.autograd.grad(similarity_map(v, a).square().sum(), v, create_graph=True)
+    if mode == "triton":
+        with pytest.raises(RuntimeError, match="no autograd formula"):
+            torch.autograd.grad(grads[0].square().sum(), v)
+    else:
+        assert torch.autograd.grad(grads[0].square().sum(), v)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode_name", fastdmt_kernels.backend.MODES)
+@pytest.mark.parametrize("name", OPS)
+def test_on_the_meta_device_shapes_come_out(name, mode_name):
+    before = fastdmt_kernels.use(mode_name)
+    try:
+        function, inputs, leaves = OPS[name]
+        tensors = inputs(3, torch.device("meta"))
+        wanted = [t.requires_grad_() for t in tensors[:leaves]]
+        got, want = function(*tensors), function(*inputs(3, torch.device("cpu")))
+        for x, y in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, want)), strict=True):
+            assert x.is_meta and x.shape == y.shape and x.dtype == y.dtype
+        if leaves:
+            grads = torch.autograd.grad(got.sum(), wanted)
+            assert [g.shape for g in grads] == [t.shape for t in wanted]
+    finally:
+        fastdmt_kernels.use(before)
+
+
+def test_a_norm_beyond_float32_is_nan_everywhere(mode, device):
+    v, a = features(2, device)
+    v[0, :, 1, 2] = 3e19
+    assert similarity_map(v, a)[0, 1, 2].isnan() and similarity_map(v, a).isnan().sum() == 1
+    assert torch.equal(mil_logits(v, a).isnan().any(1), torch.tensor([True, False], device=device))
+    a[1] = 3e19
+    assert similarity_map(v, a)[1].isnan().all() and mil_logits(v, a)[:, 1].isnan().all()
