@@ -57,12 +57,12 @@ def cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         s, words = empty(128, *cells), -(-size[1] // 32)
         name = f"{cells[0]}x{cells[1]} to {size[0]}x{size[1]}"
         for probability, soft, band in (("minmax", "product", 0.25), ("sigmoid", "none", None)):
-            call = partial(agree, s, s, affine, affine, 0.6, 0.7, *size, probability, soft, band)
+            call = partial(agree, s, s, affine, affine, None, 0.6, 0.7, *size, probability, soft, band)
             yield f"{name} {probability}", call
         mask = empty(128, size[0], words, dtype=torch.int32)
-        targets = {"mask": mask, "boxes": empty(128, 3, 4), "uint8": empty(128, *size, dtype=torch.uint8)}
+        targets = {"mask": mask, "uint8": empty(128, *size, dtype=torch.uint8)}
         for kind, target in targets.items():
-            yield f"{name} {kind}", partial(loss.forward, s, affine, target, weight, mask, None, *size, 1, True)
+            yield f"{name} {kind}", partial(loss.forward, s, affine, target, weight, mask, None, *size, True)
         yield name, partial(loss.backward, weight, s, affine, s, empty(128, 2), weight)
 
 

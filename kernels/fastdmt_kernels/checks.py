@@ -44,6 +44,11 @@ def number(name: str, value, low: float, high: float, wanted: str) -> None:
         raise ValueError(f"{name} is {value}; {wanted} is wanted")
 
 
+def scalar(name: str, value: Tensor) -> None:
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(f"{name} has shape {list(value.shape)} and is {value.dtype}; one float is wanted")
+
+
 def frame_size(name: str, size) -> None:
     if len(size) != 2 or size[0] < 1 or size[1] < 1:
         raise ValueError(f"{name} is {size}; (H, W) in pixels is wanted")

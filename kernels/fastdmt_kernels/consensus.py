@@ -79,9 +79,8 @@ def probability(u, low, high, MODE: tl.constexpr):
 
 @jit
 def consensus_kernel(
-    s_a, s_b, affine_a, affine_b, keep, iou, mask, valid, confidence, empty,
-    LEVEL: tl.constexpr, QUIET: tl.constexpr, TAU: tl.constexpr,
-    MODE: tl.constexpr, SOFT: tl.constexpr, HAS_VALID: tl.constexpr,
+    s_a, s_b, affine_a, affine_b, levels, keep, iou, mask, valid, confidence, empty, delta, quiet_level, tau,
+    ON_DEVICE: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, HAS_VALID: tl.constexpr,
     h: tl.constexpr, w: tl.constexpr, H: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr,
     BLOCK_WORDS: tl.constexpr, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_CELLS: tl.constexpr, BLOCK_EDGES: tl.constexpr,
@@ -102,7 +101,9 @@ def consensus_kernel(
         # A constant or broken map has no normalisation: a threshold that nothing reaches rejects it.
         high_a = tl.where(broken_a | (varies(s_a, h * w, BLOCK_CELLS) == 0), float("inf"), high_a)
         high_b = tl.where(broken_b | (varies(s_b, h * w, BLOCK_CELLS) == 0), float("inf"), high_b)
-    level_a, level_b = low_a + LEVEL * (high_a - low_a), low_b + LEVEL * (high_b - low_b)
+    if ON_DEVICE:
+        delta, quiet_level, tau = tl.load(levels), tl.load(levels + 1), tl.load(levels + 2)
+    level_a, level_b = low_a + delta * (high_a - low_a), low_b + delta * (high_b - low_b)
 
     word = tl.arange(0, BLOCK_WORDS)
     bit = tl.arange(0, 32)
@@ -117,7 +118,7 @@ def consensus_kernel(
         top_b = mixed_row(s_b, row, left, right, tx, scale_b, bias_b, w)
         bottom_b = mixed_row(s_b, below, left, right, tx, scale_b, bias_b, w)
         start, end = band_start(k, h, H), band_start(k + 1, h, H)
-        for chunk in tl.static_range(CHUNKS):
+        for chunk in range(CHUNKS):
             y = start + chunk * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
             t = row_share(y, k, h, H)[:, None, None]
             u_a = (1.0 - t) * top_a[None, :, :] + t * bottom_a[None, :, :]
@@ -133,8 +134,8 @@ def consensus_kernel(
             within = (y < end)[:, None] & (word < WORDS)[None, :]
             tl.store(mask + offset, tl.sum(inter << bit[None, None, :], 2), within)
             if HAS_VALID:
-                loud_a = u_a >= low_a + QUIET * (high_a - low_a)
-                loud_b = u_b >= low_b + QUIET * (high_b - low_b)
+                loud_a = u_a >= low_a + quiet_level * (high_a - low_a)
+                loud_b = u_b >= low_b + quiet_level * (high_b - low_b)
                 quiet = tl.where((loud_a | loud_b) | (inside == 0), 0, 1)
                 tl.store(valid + offset, tl.sum((inter | quiet) << bit[None, None, :], 2), within)
             if SOFT > 0:
@@ -149,7 +150,7 @@ def consensus_kernel(
     ratio = tl.where(broken, 0.0, ratio)
     some = tl.where(broken, 0, total_inter) > 0
     tl.store(iou + n, ratio)
-    tl.store(keep + n, (ratio >= TAU) & some)
+    tl.store(keep + n, (ratio >= tau) & some)
     tl.store(empty + n, tl.where(some, 0.0, 1.0))
 
 
@@ -166,20 +167,23 @@ def _outputs(s: Tensor, height: int, width: int, soft: str, ignore_below: float 
 
 
 def agree(
-    s_a: Tensor, s_b: Tensor, affine_a: Tensor, affine_b: Tensor, delta: float, tau: float, height: int, width: int,
-    probability: str, soft: str, ignore_below: float | None,
+    s_a: Tensor, s_b: Tensor, affine_a: Tensor, affine_b: Tensor, levels: Tensor | None, delta: float, tau: float,
+    height: int, width: int, probability: str, soft: str, ignore_below: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     outputs = _outputs(s_a, height, width, soft, ignore_below)
     options = config("consensus", s_a.device)
     sizes = plan((s_a.shape[1], s_a.shape[2]), (height, width), options.pop("TILE"))
     quiet = 0.5 if ignore_below is None else ignore_below
-    if probability == "sigmoid":
+    if probability == "sigmoid" and levels is None:
         delta, quiet = reference.logit(delta), reference.logit(quiet)
+    elif probability == "sigmoid":
+        levels = torch.cat([levels[:2].logit(), levels[2:]])
     launch(
         consensus_kernel, s_a.shape[0],
-        s_a.contiguous(), s_b.contiguous(), affine_a.contiguous(), affine_b.contiguous(), *outputs,
-        device=s_a.device, LEVEL=delta, QUIET=quiet, TAU=tau,
-        MODE=PROBABILITIES.index(probability), SOFT=SOFT.index(soft), HAS_VALID=ignore_below is not None,
+        s_a.contiguous(), s_b.contiguous(), affine_a.contiguous(), affine_b.contiguous(),
+        affine_a if levels is None else levels, *outputs, float(delta), float(quiet), float(tau),
+        device=s_a.device, ON_DEVICE=levels is not None, MODE=PROBABILITIES.index(probability),
+        SOFT=SOFT.index(soft), HAS_VALID=ignore_below is not None,
         BLOCK_CELLS=power_of_2(sizes["h"] * sizes["w"]), BLOCK_EDGES=power_of_2(2 * sizes["w"] + 2),
         **sizes, **options,
     )  # fmt: skip
@@ -190,9 +194,12 @@ _agree = torch.library.custom_op("fastdmt::consensus", agree, mutates_args=(), d
 
 
 @_agree.register_kernel("cpu")
-def _(s_a, s_b, affine_a, affine_b, delta, tau, height, width, probability, soft, ignore_below):
+def _(s_a, s_b, affine_a, affine_b, levels, delta, tau, height, width, probability, soft, ignore_below):
     if launches(s_a, s_b):
-        return agree(s_a, s_b, affine_a, affine_b, delta, tau, height, width, probability, soft, ignore_below)
+        return agree(s_a, s_b, affine_a, affine_b, levels, delta, tau, height, width, probability, soft, ignore_below)
+    if levels is not None:
+        delta, band, tau = levels.unbind()
+        ignore_below = None if ignore_below is None else band
     result = reference.consensus(
         s_a, s_b, affine_a, affine_b, delta, tau, (height, width),
         probability=probability, soft=soft, ignore_below=ignore_below,
@@ -205,7 +212,7 @@ def _(s_a, s_b, affine_a, affine_b, delta, tau, height, width, probability, soft
 
 
 @_agree.register_fake
-def _(s_a, s_b, affine_a, affine_b, delta, tau, height, width, probability, soft, ignore_below):
+def _(s_a, s_b, affine_a, affine_b, levels, delta, tau, height, width, probability, soft, ignore_below):
     return _outputs(s_a, height, width, soft, ignore_below)
 
 
@@ -214,13 +221,13 @@ def consensus(
     s_b: Tensor,
     affine_a: Tensor,
     affine_b: Tensor,
-    delta: float = 0.6,
-    tau: float = 0.7,
+    delta: float | Tensor = 0.6,
+    tau: float | Tensor = 0.7,
     size: tuple[int, int] = (224, 224),
     *,
     probability: str = "sigmoid",
     soft: str = "none",
-    ignore_below: float | None = None,
+    ignore_below: float | Tensor | None = None,
 ) -> Consensus:
     """Where two teachers agree, and whether they agree enough: the noise filter and the intersection of pseudo-labels.
 
@@ -234,6 +241,9 @@ def consensus(
     soft         "none"; "product" or "minimum" of the two P within the intersection, as `confidence`, uint8 0..255.
     ignore_below a P: `valid` then holds the intersection and the pixels where both P are lower; loss elsewhere is
                  not to be counted.
+
+    delta, tau and ignore_below may be tensors of one element on the maps' device: a schedule then recompiles nothing
+    under torch.compile, and a CUDA graph's replay follows it. The host does not read them, and does not check them.
 
     Raises TypeError for a dtype, ValueError for a shape, a device, or a level outside its range, naming the argument.
     Source: Guo et al. 2023 (Dual Mean-Teacher), noise filter by consensus and intersection of pseudo-labels.
@@ -249,19 +259,33 @@ def consensus(
     checks.frame_size("size", size)
     checks.one_of("probability", probability, PROBABILITIES)
     checks.one_of("soft", soft, SOFT)
-    checks.number("delta", delta, 0, 1, "a probability between 0 and 1, both excluded,")
-    checks.number("tau", tau, -math.inf, math.inf, "an IoU from 0 to 1")
-    if ignore_below is not None:
-        checks.number("ignore_below", ignore_below, 0, 1, "a probability between 0 and 1, both excluded,")
+    levels = {"delta": delta, "ignore_below": ignore_below, "tau": tau}
+    for name, value in levels.items():
+        if isinstance(value, Tensor):
+            checks.scalar(name, value)
+        elif name == "tau":
+            checks.number(name, value, -math.inf, math.inf, "an IoU from 0 to 1")
+        elif value is not None:
+            checks.number(name, value, 0, 1, "a probability between 0 and 1, both excluded,")
+    on_device = {name: value for name, value in levels.items() if isinstance(value, Tensor)}
+    checks.same_device("s_a", s_a, **on_device)
     s_a, s_b, affine_a, affine_b = s_a.detach(), s_b.detach(), affine_a.detach(), affine_b.detach()
     if not launches(s_a, s_b, affine_a, affine_b):
         return reference.consensus(
             s_a, s_b, affine_a, affine_b, delta, tau, size,
             probability=probability, soft=soft, ignore_below=ignore_below,
         )  # fmt: skip
+    together = None
+    if on_device:
+        numbers = (0.5 if value is None else value for value in levels.values())
+        together = torch.stack([
+            x.detach().float().reshape(()) if isinstance(x, Tensor) else torch.full((), x, device=s_a.device)
+            for x in numbers
+        ])  # fmt: skip
+        delta, tau, ignore_below = 0.5, 0.5, None if ignore_below is None else 0.5
     band = None if ignore_below is None else float(ignore_below)
     keep, iou, mask, valid, confidence, empty = _agree(
-        s_a, s_b, affine_a, affine_b, float(delta), float(tau), size[0], size[1], probability, soft, band
+        s_a, s_b, affine_a, affine_b, together, float(delta), float(tau), *size, probability, soft, band
     )
     share = empty.mean() if empty.shape[0] else empty.new_zeros(())
     return Consensus(

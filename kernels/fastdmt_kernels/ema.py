@@ -312,8 +312,8 @@ def _unique(rows: list[tuple[int, Row]]) -> list[Row]:
 def _check_momentum(m: Tensor | float) -> None:
     if not isinstance(m, Tensor):
         checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
-    elif m.numel() != 1 or not m.is_floating_point():
-        raise ValueError(f"m has shape {list(m.shape)} and is {m.dtype}; one float is wanted")
+    else:
+        checks.scalar("m", m)
 
 
 class EMA:

@@ -1,4 +1,4 @@
-"""localization_loss: weighted mean of the pixel-wise BCE between sigmoid(w up(S) + b) and masks or boxes.
+"""localization_loss: weighted mean of the pixel-wise BCE between sigmoid(w up(S) + b) and masks.
 
     z = up(w S + b)      l_n = sum_p valid (max(z, 0) - z G + log(1 + exp(-|z|))) / sum_p valid
     loss = sum_n weight_n l_n / total        dl_n/dz_p = valid (sigmoid(z) - G) / sum_p valid, carried back through up
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import checks, reference
 from .backend import jit, launch, launches, power_of_2, tl
+from .masks import boxes_to_mask
 from .tuning import config
 from .upsampling import band_start, column_sources, mixed_row, plan, row_share
 
@@ -26,32 +27,19 @@ def log1p(e):
 
 
 @jit
-def truth_tile(
-    target, line, y, x, inside, n,
-    KIND: tl.constexpr, K: tl.constexpr, MIN_AGREE: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr,
-):  # fmt: skip
-    """G of a tile: bits of a packed mask, a uint8 confidence, or boxes rasterised by their pixels' centres."""
-    if KIND == 0:
-        word = tl.load(target + line[:, None] * WORDS + (x // 32)[None, :], inside, other=0)
-        return ((word >> (x % 32)[None, :]) & 1).to(tl.float32)
-    elif KIND == 1:
+def truth_tile(target, line, x, inside, SOFT: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr):
+    """G of a tile: bits of a packed mask, or a uint8 confidence."""
+    if SOFT:
         return tl.load(target + line[:, None] * W + x[None, :], inside, other=0).to(tl.float32) * (1.0 / 255.0)
     else:
-        votes = tl.zeros(inside.shape, tl.int32)
-        for k in range(K):
-            box = target + (n * K + k) * 4
-            x0, y0 = tl.load(box).to(tl.float32), tl.load(box + 1).to(tl.float32)
-            x1, y1 = tl.load(box + 2).to(tl.float32), tl.load(box + 3).to(tl.float32)
-            in_x = (x + 0.5 >= x0) & (x + 0.5 < x1)
-            in_y = (y + 0.5 >= y0) & (y + 0.5 < y1)
-            votes += (in_y[:, None] & in_x[None, :]).to(tl.int32)
-        return tl.where(votes >= MIN_AGREE, 1.0, 0.0)
+        word = tl.load(target + line[:, None] * WORDS + (x // 32)[None, :], inside, other=0)
+        return ((word >> (x % 32)[None, :]) & 1).to(tl.float32)
 
 
 @jit(do_not_specialize=["N"])
 def loss_forward(
     s, affine, target, valid, weight, total, part, dz, sums, coefficient, N,
-    GRAD: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, MIN_AGREE: tl.constexpr,
+    GRAD: tl.constexpr, SOFT: tl.constexpr,
     HAS_VALID: tl.constexpr, HAS_TOTAL: tl.constexpr,
     h: tl.constexpr, w: tl.constexpr, H: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr,
     BLOCK_WORDS: tl.constexpr, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr,
@@ -75,13 +63,13 @@ def loss_forward(
         start, end = band_start(k, h, H), band_start(k + 1, h, H)
         upper = tl.zeros((BLOCK_ROWS, BLOCK_X), tl.float32)
         lower = tl.zeros((BLOCK_ROWS, BLOCK_X), tl.float32)
-        for chunk in tl.static_range(CHUNKS):
+        for chunk in range(CHUNKS):
             y = start + chunk * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
             line = n * H + y
             t = row_share(y, k, h, H)[:, None]
             z = (1.0 - t) * top[None, :] + t * bottom[None, :]
             inside = (y < end)[:, None] & (x < W)[None, :]
-            g = truth_tile(target, line, y, x, inside, n, KIND, K, MIN_AGREE, W, WORDS)
+            g = truth_tile(target, line, x, inside, SOFT, W, WORDS)
             counts = inside
             if HAS_VALID:
                 word = tl.load(valid + line[:, None] * WORDS + (x // 32)[None, :], inside, other=0)
@@ -100,12 +88,12 @@ def loss_forward(
             # have one source row only.
             to_row, to_next = tl.sum(upper, 0), tl.sum(lower, 0)
             if k >= 0:
-                pull = carry + to_row + tl.where(k == h - 1, to_next, 0.0)
-                for first in tl.static_range(0, w, BLOCK_J):
+                slope_k = carry + to_row + tl.where(k == h - 1, to_next, 0.0)
+                for first in range(0, w, BLOCK_J):
                     j = first + tl.arange(0, BLOCK_J)
                     share = tl.where(left[:, None] == j[None, :], 1.0 - tx[:, None], 0.0)
                     share += tl.where(right[:, None] == j[None, :], tx[:, None], 0.0)
-                    slope_j = tl.sum(share * pull[:, None], 0)
+                    slope_j = tl.sum(share * slope_k[:, None], 0)
                     tl.store(dz + k * w + j, slope_j, j < w)
                     sum_s += slope_j * tl.load(s + k * w + j, j < w, other=0.0).to(tl.float32)
                     sum_1 += tl.where(j < w, slope_j, 0.0)
@@ -115,15 +103,15 @@ def loss_forward(
     if HAS_VALID:
         pixels = tl.maximum(tl.sum(tl.sum(count, 1), 0), 1).to(tl.float32)
     if HAS_TOTAL:
-        mass = tl.load(total)
+        weight_sum = tl.load(total)
     else:
-        many = tl.zeros((BLOCK_N,), tl.float32)
+        weights = tl.zeros((BLOCK_N,), tl.float32)
         for first in range(0, N, BLOCK_N):
             i = first + tl.arange(0, BLOCK_N)
-            many += tl.load(weight + i, i < N, other=0.0)
-        mass = tl.sum(many, 0)
+            weights += tl.load(weight + i, i < N, other=0.0)
+        weight_sum = tl.sum(weights, 0)
     own = tl.load(weight + n)
-    factor = own / tl.where(mass <= 0.0, 1.0, mass) / pixels
+    factor = own / tl.where(weight_sum <= 0.0, 1.0, weight_sum) / pixels
     # Selected, not multiplied: a row of weight 0 may hold a NaN map.
     tl.store(part + n, tl.where(own <= 0.0, 0.0, factor * tl.sum(tl.sum(loss, 1), 0)))
     if GRAD:
@@ -167,20 +155,19 @@ def _outputs(s: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def forward(
     s: Tensor, affine: Tensor, target: Tensor, weight: Tensor, valid: Tensor | None, total: Tensor | None,
-    height: int, width: int, min_agree: int, grad: bool,
+    height: int, width: int, grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     n, h, w = s.shape
     outputs = _outputs(s, grad)
     options = config("localization_loss", s.device)
-    kind = {torch.int32: 0, torch.uint8: 1}.get(target.dtype, 2)
-    tile = options.pop("TILE") // (2 if kind == 2 else 1)  # boxes: a tile of votes more, or sm_80 spills
+    tile = options.pop("TILE")
     sizes = plan((h, w), (height, width), tile)
     weight = weight.float().contiguous()
     launch(
         loss_forward, n,
         s.contiguous(), affine.contiguous(), target.contiguous(), weight if valid is None else valid.contiguous(),
         weight, weight if total is None else total.float(), *outputs, n,
-        device=s.device, GRAD=grad, KIND=kind, K=target.shape[1] if kind == 2 else 0, MIN_AGREE=min_agree,
+        device=s.device, GRAD=grad, SOFT=target.dtype == torch.uint8,
         HAS_VALID=valid is not None, HAS_TOTAL=total is not None,
         BLOCK_J=max(1, min(power_of_2(w), 2 * tile // (sizes["BLOCK_WORDS"] * 32))), BLOCK_N=1024,
         **sizes, **options,
@@ -209,13 +196,13 @@ _backward = torch.library.custom_op(
 
 
 @_forward.register_kernel("cpu")
-def _(s, affine, target, weight, valid, total, height, width, min_agree, grad):
+def _(s, affine, target, weight, valid, total, height, width, grad):
     if launches(s, affine):
-        return forward(s, affine, target, weight, valid, total, height, width, min_agree, grad)
-    logits, truth, counts = reference.pixels(s, affine, target, (height, width), valid, min_agree)
+        return forward(s, affine, target, weight, valid, total, height, width, grad)
+    logits, truth, counts = reference.pixels(s, affine, target, (height, width), valid)
     pixels = counts.sum((1, 2)).clamp(min=1)
-    mass = weight.sum() if total is None else total
-    factor = torch.where(weight <= 0, 0, weight / torch.where(mass <= 0, 1, mass) / pixels).float()
+    weight_sum = weight.sum() if total is None else total
+    factor = torch.where(weight <= 0, 0, weight / torch.where(weight_sum <= 0, 1, weight_sum) / pixels).float()
     pixel = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     part = torch.where(weight <= 0, 0, factor * (pixel * counts).sum((1, 2))).float()
     if not grad:
@@ -236,7 +223,7 @@ def _(g, s, affine, dz, sums, coefficient):
 
 
 @_forward.register_fake
-def _(s, affine, target, weight, valid, total, height, width, min_agree, grad):
+def _(s, affine, target, weight, valid, total, height, width, grad):
     return _outputs(s, grad)
 
 
@@ -254,7 +241,7 @@ def _save(ctx, inputs, output):
 
 def _derive(ctx, g, *_):
     s, affine, dz, sums, coefficient = ctx.saved_tensors
-    return *_backward(g, s, affine, dz, sums, coefficient), *(None,) * 8
+    return *_backward(g, s, affine, dz, sums, coefficient), *(None,) * 7
 
 
 _forward.register_autograd(_derive, setup_context=_save)
@@ -315,10 +302,10 @@ def localization_loss(
     for name, value in (("target", target), ("weight", weight), ("total", total)):
         if value is not None and value.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name} requires a gradient, and the loss has one in s and affine alone; detach it")
+    if target.is_floating_point():
+        target = boxes_to_mask(target, size, min_agree)
     if not launches(s, affine):
-        return reference.localization_loss(
-            s, affine, target, weight, size=size, valid=valid, total=total, min_agree=min_agree
-        )
+        return reference.localization_loss(s, affine, target, weight, size=size, valid=valid, total=total)
     grad = torch.is_grad_enabled() and (s.requires_grad or affine.requires_grad)
-    part = _forward(s, affine, target, weight, valid, total, size[0], size[1], int(min_agree), grad)[0]
+    part = _forward(s, affine, target, weight, valid, total, *size, grad)[0]
     return part.sum()

@@ -10,7 +10,6 @@ r and q are the inverse norms, as in similarity_map. Both gradients gather: no a
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from . import checks, reference
@@ -24,8 +23,8 @@ AS_FLOAT = INTERPRET
 
 @jit(do_not_specialize=["M"])
 def mil_forward(
-    v, a, logits, best, rv, ra, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, TAU: tl.constexpr, PRECISION: tl.constexpr,
+    v, a, logits, best, rv, ra, tau, eps, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
     FLOAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles = (M + BLOCK_M - 1) // BLOCK_M
@@ -52,7 +51,7 @@ def mil_forward(
             dot = tl.dot(x, y, dot, input_precision=PRECISION)
             square += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
             square_a += tl.sum(y.to(tl.float32) * y.to(tl.float32), 0)
-        r = 1.0 / tl.sqrt(square + EPS * EPS)
+        r = 1.0 / tl.sqrt(square + eps * eps)
         if tile == 0:
             tl.store(rv + n * P + p, r, p < P)
         broken |= tl.where(square < float("inf"), 0, 1)
@@ -61,11 +60,11 @@ def mil_forward(
         # Strictly greater: of equal cells the first one wins, across tiles as within one.
         where = tl.where(high > top, first + at, where)
         top = tl.maximum(top, high)
-    q = inverse_norm(square_a, EPS)
+    q = inverse_norm(square_a, eps)
     # The hardware's maximum drops NaN; a frame that holds one must not look sound.
     top = tl.where(tl.max(broken, 0) > 0, float("nan"), top)
     out = n * M + m
-    tl.store(logits + out, top * q * (1.0 / TAU), m < M)
+    tl.store(logits + out, top * q / tau, m < M)
     tl.store(best + out, where.to(best.dtype.element_ty), m < M)
     if n == 0:
         tl.store(ra + m, q, m < M)
@@ -73,8 +72,8 @@ def mil_forward(
 
 @jit(do_not_specialize=["M"])
 def mil_backward_v(
-    g, v, a, logits, best, rv, ra, dv, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, TAU: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
+    g, v, a, logits, best, rv, ra, dv, tau, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles_p: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
@@ -116,14 +115,14 @@ def mil_backward_v(
     inside = (p < P)[:, None] & (d < D)[None, :]
     offset = n * stride_n + p[:, None] * stride_p + d[None, :] * stride_d
     x = tl.load(v + offset, inside, other=0.0).to(tl.float32)
-    pull *= unit * (1.0 / TAU)
+    pull *= unit / tau
     tl.store(dv + offset, (r[:, None] * (pull - (r * along)[:, None] * x)).to(dv.dtype.element_ty), inside)
 
 
 @jit(do_not_specialize=["N", "M"])
 def mil_backward_a(
-    g, v, a, logits, best, rv, ra, da, N, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, TAU: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    g, v, a, logits, best, rv, ra, da, tau, N, M, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     # Neighbouring programs are neighbouring sounds of one slice of channels: they read the same rows of v.
     m = (tl.program_id(0) % M).to(tl.int64)
@@ -142,7 +141,7 @@ def mil_backward_a(
         along += grad * value
     q = tl.load(ra + m)
     y = tl.load(a + m * D + d, d < D, other=0.0).to(tl.float32)
-    slope = q * (tl.sum(pull, 0) * (1.0 / TAU) - q * tl.sum(along, 0) * y)
+    slope = q * (tl.sum(pull, 0) * (1.0 / tau) - q * tl.sum(along, 0) * y)
     tl.store(da + m * D + d, slope.to(da.dtype.element_ty), d < D)
 
 
@@ -174,8 +173,8 @@ def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tenso
             norms.zero_()  # without pairs no program writes the norms of those that are there
     launch(
         mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
-        cells, a.contiguous(), *outputs, a.shape[0], *cells.stride(),
-        device=v.device, D=v.shape[1], P=cells.shape[2], EPS=eps, TAU=tau,
+        cells, a.contiguous(), *outputs, float(tau), float(eps), a.shape[0], *cells.stride(),
+        device=v.device, D=v.shape[1], P=cells.shape[2],
         PRECISION=_precision(v), FLOAT=AS_FLOAT, **options,
     )  # fmt: skip
     return outputs
@@ -195,18 +194,18 @@ def backward(
     n, channels = v.shape[:2]
     m, cells = a.shape[0], v.flatten(2)
     saved = (g.contiguous(), cells, a.contiguous(), logits, best, rv, ra)
-    sizes = {"device": v.device, "D": channels, "P": cells.shape[2], "TAU": tau}
+    sizes = {"device": v.device, "D": channels, "P": cells.shape[2]}
     if need_v:
         options = _options("mil_backward_v", v)
         launch(
             mil_backward_v, n * cdiv(cells.shape[2], options["BLOCK_P"]) * cdiv(channels, options["BLOCK_D"]),
-            *saved, dv, m, *cells.stride(), PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
+            *saved, dv, float(tau), m, *cells.stride(), PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
         )  # fmt: skip
     if need_a:
         options = config("mil_backward_a", v.device)
         launch(
             mil_backward_a, m * cdiv(channels, options["BLOCK_D"]),
-            *saved, da, n, m, *cells.stride(), **sizes, **options,
+            *saved, da, float(tau), n, m, *cells.stride(), **sizes, **options,
         )  # fmt: skip
     return dv, da
 
@@ -272,26 +271,7 @@ def _derive(ctx, g, *_):
 _forward.register_autograd(_derive, setup_context=_save)
 
 
-class _Gather(torch.autograd.Function):
-    """All ranks' rows; backward: each rank's rows receive the sum of all ranks' gradients to them."""
-
-    @staticmethod
-    def forward(ctx, rows, group):
-        ctx.group = group
-        out = rows.new_empty((rows.shape[0] * dist.get_world_size(group), *rows.shape[1:]))
-        dist.all_gather_into_tensor(out, rows.contiguous(), group=group)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        out = grad.new_empty((grad.shape[0] // dist.get_world_size(ctx.group), *grad.shape[1:]))
-        dist.reduce_scatter_tensor(out, grad.contiguous(), group=ctx.group)
-        return out, None
-
-
-def mil_logits(
-    v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6, *, group: dist.ProcessGroup | None = None
-) -> Tensor:
+def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e-6) -> Tensor:
     """How well each sound fits each frame: the cosine of its best cell, over the temperature.
 
     v [N, D, h, w] frames' features and a [M, D] sounds' embeddings, neither normalised; float32, bfloat16, float16
@@ -300,9 +280,9 @@ def mil_logits(
     index wins, and gets the gradient. eps as in similarity_map. Differentiable once in v and a; deterministic. Memory
     beyond the inputs is 6 bytes a pair of frame and sound.
 
-    group    a process group: a is gathered over its ranks (the same number of rows on each), so that M is the sounds
-             of all ranks in the order of ranks; frame n of rank r belongs to sound r * M_local + n. Backward sums over
-             the ranks what each one's loss asks of a rank's sounds; frames stay where they are.
+    tau may be a tensor of one element on the frames' device: a schedule then recompiles nothing under torch.compile, a
+    CUDA graph's replay follows it, and it receives a gradient (a learned temperature). It is divided by afterwards, in
+    a pass of its own over the [N, M] logits.
 
     Raises TypeError for a dtype, ValueError for a shape or device, naming the argument.
     Source: EZ-VSL (Mo & Morgado 2022), multiple-instance contrastive logits; its tau is 0.03.
@@ -312,10 +292,11 @@ def mil_logits(
     checks.not_empty("v", v, 1, 2, 3)
     checks.same_size("channels", "v", v.shape[1], "a", a.shape[1])
     checks.same_device("v", v, a=a)
+    if isinstance(tau, Tensor):
+        checks.scalar("tau", tau)
+        return mil_logits(v, a, 1.0, eps) / tau
     checks.number("tau", tau, 0, float("inf"), "a positive number")
     checks.number("eps", eps, 0, float("inf"), "a positive number")
-    if group is not None:
-        a = _Gather.apply(a, group)
     if not launches(v, a):
         return reference.mil_logits(v, a, tau, eps)
     return _forward(dense(v), a.to(v.dtype), float(tau), float(eps))[0]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import boxes_to_mask, pack_mask, unpack_mask
+from .masks import pack_mask, unpack_mask
 
 
 class Consensus(NamedTuple):
@@ -30,8 +30,10 @@ class Consensus(NamedTuple):
     empty_share: Tensor  #: [] float32, share of samples whose intersection is empty
 
 
-def logit(probability: float) -> float:
+def logit(probability: float | Tensor) -> float | Tensor:
     """The logit at which a sigmoid reaches this probability: a threshold on P is one on the logits."""
+    if isinstance(probability, Tensor):
+        return probability.detach().float().reshape(()).logit()
     return math.log(probability / (1 - probability))
 
 
@@ -69,7 +71,7 @@ def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 @full_precision
-def mil_logits(v: Tensor, a: Tensor, tau: float = 0.03, eps: float = 1e-6) -> Tensor:
+def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e-6) -> Tensor:
     v, a = unit(_accumulate(v.flatten(2)), eps), unit(_accumulate(a), eps)
     return torch.einsum("ndp,md->nmp", v, a).max(dim=2).values / tau
 
@@ -91,13 +93,13 @@ def consensus(
     s_b: Tensor,
     affine_a: Tensor,
     affine_b: Tensor,
-    delta: float = 0.6,
-    tau: float = 0.7,
+    delta: float | Tensor = 0.6,
+    tau: float | Tensor = 0.7,
     size: tuple[int, int] = (224, 224),
     *,
     probability: str = "sigmoid",
     soft: str = "none",
-    ignore_below: float | None = None,
+    ignore_below: float | Tensor | None = None,
 ) -> Consensus:
     def confidence(s, affine):
         if probability == "sigmoid":
@@ -143,15 +145,14 @@ def consensus(
 
 
 def pixels(
-    s: Tensor, affine: Tensor, target: Tensor, size: tuple[int, int], valid: Tensor | None, min_agree: int
+    s: Tensor, affine: Tensor, target: Tensor, size: tuple[int, int], valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Up-sampled logits, truth and 0/1 counts of every pixel, each [N, H, W]."""
     logits = _logits(s, affine, size)
     if target.dtype == torch.uint8:
         truth = target.to(logits.dtype) / 255
     else:
-        packed = target if target.dtype == torch.int32 else boxes_to_mask(target, size, min_agree)
-        truth = unpack_mask(packed, size[1]).to(logits.dtype)
+        truth = unpack_mask(target, size[1]).to(logits.dtype)
     if valid is None:
         return logits, truth, torch.ones_like(logits)
     return logits, truth, unpack_mask(valid, size[1]).to(logits.dtype)
@@ -167,12 +168,11 @@ def localization_loss(
     size: tuple[int, int],
     valid: Tensor | None = None,
     total: Tensor | None = None,
-    min_agree: int = 1,
 ) -> Tensor:
     # Selected, not multiplied: a row of weight 0 may hold a NaN map, and 0 * NaN is NaN, in the gradient too.
     absent = weight <= 0  # not a NaN
     s = torch.where(absent[:, None, None], torch.zeros_like(s), s)
-    logits, truth, counts = pixels(s, affine, target, size, valid, min_agree)
+    logits, truth, counts = pixels(s, affine, target, size, valid)
     pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     sample = (pixel * counts).sum((1, 2)) / counts.sum((1, 2)).clamp(min=1)
     weight = weight.to(sample.dtype)

@@ -23,8 +23,8 @@ def inverse_norm(squares, eps):
 
 @jit
 def similarity_forward(
-    v, a, s, rv, ra, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
+    v, a, s, rv, ra, eps, stride_n, stride_d, stride_p,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     n = tl.program_id(0).to(tl.int64) // tiles
@@ -41,7 +41,7 @@ def similarity_forward(
         dot += x * y[:, None]
         square += x * x
         square_a += y * y
-    r, q = inverse_norm(tl.sum(square, 0), EPS), inverse_norm(tl.sum(square_a, 0), EPS)
+    r, q = inverse_norm(tl.sum(square, 0), eps), inverse_norm(tl.sum(square_a, 0), eps)
     tl.store(s + n * P + p, tl.sum(dot, 0) * r * q, p < P)
     tl.store(rv + n * P + p, r, p < P)
     if tl.program_id(0) % tiles == 0:
@@ -88,8 +88,8 @@ def forward(v: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     cells = v.flatten(2)
     launch(
         similarity_forward, n * cdiv(height * width, options["BLOCK_P"]),
-        cells, a.contiguous(), s, rv, ra, *cells.stride(),
-        device=v.device, D=channels, P=height * width, EPS=eps, **options,
+        cells, a.contiguous(), s, rv, ra, float(eps), *cells.stride(),
+        device=v.device, D=channels, P=height * width, **options,
     )  # fmt: skip
     return s, rv, ra
 

@@ -8,7 +8,7 @@ from closeness import assert_close, gradients
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdmt_kernels import localization_loss, pack_mask, reference
+from fastdmt_kernels import boxes_to_mask, localization_loss, pack_mask, reference
 
 KINDS = ("mask", "uint8", "boxes")
 
@@ -37,8 +37,10 @@ def compare(n, cells, size, kind, masked, device, dtype=torch.float32, scale=10.
     value, grads = gradients(
         lambda s, c: localization_loss(s, c, target, weight, **extra), (s, affine), torch.ones_like
     )
+    agree = extra.pop("min_agree")
+    packed = boxes_to_mask(target, size, agree) if kind == "boxes" else target
     truth, wanted = gradients(
-        lambda s, c: reference.localization_loss(s, c, target, weight, **extra),
+        lambda s, c: reference.localization_loss(s, c, packed, weight, **extra),
         (s.double(), affine.double()),
         torch.ones_like,
     )

@@ -1,7 +1,4 @@
-"""mil_logits against the float64 definition: values, ties, gradients, and ranks that share their sounds."""
-
-import multiprocessing
-import socket
+"""mil_logits against the float64 definition: values, ties, gradients."""
 
 import pytest
 import torch
@@ -97,41 +94,11 @@ def test_gradient_of_the_reference():
     assert torch.autograd.gradcheck(lambda v, a: reference.mil_logits(v, a, 0.3), (v, a))
 
 
-def contrast(logits, first):
-    """Cross-entropy of the rows; row i belongs to column first + i."""
-    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) + first, reduction="sum")
-
-
-def joined_batch():
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn(4, 12, 3, 3, generator=generator), torch.randn(4, 12, generator=generator)
-
-
-def rank_main(rank, port, queue):
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    v, a = (t[2 * rank : 2 * rank + 2].clone().requires_grad_() for t in joined_batch())
-    logits = mil_logits(v, a, group=torch.distributed.group.WORLD)
-    contrast(logits, 2 * rank).backward()
-    queue.put((rank, *(t.detach().numpy() for t in (logits, v.grad, a.grad))))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.dist
-def test_two_processes_equal_one_with_the_joined_batch():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=rank_main, args=(rank, port, queue)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    answers = sorted((queue.get(timeout=120) for _ in ranks), key=lambda row: row[0])
-    for process in ranks:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    v, a = (t.requires_grad_() for t in joined_batch())
-    logits = mil_logits(v, a)
-    contrast(logits, 0).backward()
-    for i, truth in enumerate((logits.detach(), v.grad, a.grad)):
-        torch.testing.assert_close(torch.cat([torch.from_numpy(row[i + 1]) for row in answers]), truth)
+def test_a_learned_temperature(kernels, device):
+    v, a = torch.randn(2, 8, 3, 3, device=device), torch.randn(3, 8, device=device)
+    tau = torch.tensor(0.07, device=device)
+    value, grads = gradients(mil_logits, (v, a, tau), torch.ones_like)
+    truth, wanted = gradients(reference.mil_logits, (v.double(), a.double(), tau.double()), torch.ones_like)
+    assert_close(value, truth)
+    for grad, want in zip(grads, wanted, strict=True):
+        assert_close(grad, want)

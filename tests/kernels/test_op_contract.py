@@ -64,13 +64,30 @@ def ops_with_arguments(device):
     mask, weight = torch.zeros(2, 20, 2, dtype=torch.int32, device=device), torch.ones(2, device=device)
     last = v.to(memory_format=torch.channels_last)
     m = torch.tensor(0.9, device=device)
+    levels, two = torch.rand(3, device=device), (s.detach(), s.detach(), affine, affine)
     tensors = [torch.randn(4, device=device), torch.randn(3, device=device)]
     yield ops.similarity_map.default, (v.requires_grad_(), a.requires_grad_(), 1e-6)
     yield ops.mil_logits.default, (last.requires_grad_(), a, 0.03, 1e-6)
-    yield ops.localization_loss.default, (s.requires_grad_(), affine, mask, weight, mask, m, *SIZE, 1, True)
-    yield ops.localization_loss.default, (s.detach(), affine, mask, weight, None, None, *SIZE, 1, False)
-    yield ops.consensus.default, (s.detach(), s.detach(), affine, affine, 0.6, 0.5, *SIZE, "minmax", "none", None)
-    yield ops.consensus.default, (s.detach(), s.detach(), affine, affine, 0.6, 0.5, *SIZE, "sigmoid", "product", 0.2)
+    yield ops.localization_loss.default, (s.requires_grad_(), affine, mask, weight, mask, m, *SIZE, True)
+    yield ops.localization_loss.default, (s.detach(), affine, mask, weight, None, None, *SIZE, False)
+    yield ops.consensus.default, (*two, None, 0.6, 0.5, *SIZE, "minmax", "none", None)
+    yield (
+        ops.consensus.default,
+        (
+            s.detach(),
+            s.detach(),
+            affine,
+            affine,
+            torch.rand(3, device=device),
+            0.6,
+            0.5,
+            *SIZE,
+            "sigmoid",
+            "product",
+            0.2,
+        ),
+    )
+    yield ops.boxes_to_mask.default, (torch.rand(2, 3, 4, device=device) * 20, *SIZE, 2)
     yield ops.ema_update.default, (tensors, [t + 1 for t in tensors], m, [tensors[1].bfloat16()], [1])
 
 
@@ -247,7 +264,7 @@ def test_masks_pack_and_unpack():
         assert packed[0, 0, 0].item() % 2**32 == bits
 
 
-def test_boxes_follow_the_pixels_centres():
+def test_boxes_follow_the_pixels_centres(mode):
     boxes = torch.tensor([[[1.5, 0.0, 3.5, 1.0], [2.0, 0.0, 9.0, 9.0], [5.0, 5.0, 5.0, 9.0]]])
     union = unpack_mask(boxes_to_mask(boxes, (2, 5)), 5)[0].int().tolist()
     assert union == [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
@@ -325,3 +342,72 @@ def test_a_norm_beyond_float32_is_nan_everywhere(mode, device):
     assert torch.equal(mil_logits(v, a).isnan().any(1), torch.tensor([True, False], device=device))
     a[1] = 3e19
     assert similarity_map(v, a)[1].isnan().all() and mil_logits(v, a)[:, 1].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(7, 5), (40, 33), (224, 224), (300, 1000)])
+@pytest.mark.parametrize("min_agree", [1, 2])
+def test_boxes_against_a_loop_over_them(mode, device, size, min_agree):
+    boxes = torch.rand(2, 5, 4, device=device) * (size[1] + 20) - 10
+    boxes[0, 0] = torch.tensor([3.0, 1.5, 3.0, 9.0])  # padding
+    boxes[1, 1] = torch.tensor([-1e9, -1e9, 1e9, 1e9])
+    votes = torch.zeros(2, *size, dtype=torch.int64, device=device)
+    for n in range(2):
+        for x0, y0, x1, y1 in boxes[n].tolist():
+            columns = [x for x in range(size[1]) if x0 <= x + 0.5 < x1]
+            rows = [y for y in range(size[0]) if y0 <= y + 0.5 < y1]
+            if columns and rows:
+                votes[n, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += 1
+    packed = boxes_to_mask(boxes, size, min_agree)
+    assert torch.equal(packed, pack_mask(votes >= min_agree))
+    assert boxes_to_mask(boxes[:, :0], size).abs().sum() == 0 and boxes_to_mask(boxes[:0], size).shape[0] == 0
+
+
+def test_a_schedule_of_levels_and_temperatures_compiles_once(mode, device):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(1)
+        return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
+
+    torch._dynamo.reset()
+    s_a, s_b, affine = two_maps(3, device)
+    v, a = features(3, device)
+
+    def step(delta, tau, ignore_below, temperature):
+        agreed = consensus(s_a, s_b, affine, affine, delta, tau, SIZE, ignore_below=ignore_below)
+        return agreed.iou, agreed.keep, agreed.mask, agreed.valid, mil_logits(v, a, temperature)
+
+    fast = torch.compile(step, fullgraph=True, backend=backend)
+    for i in range(12):
+        numbers = (0.5 + i / 40, 0.02 * i, 0.3 + i / 100, 0.03 + i / 50)
+        scalars = [torch.tensor(x, device=device) for x in numbers]
+        for got, again, want in zip(fast(*scalars), step(*scalars), step(*numbers), strict=True):
+            torch.testing.assert_close(got, want)
+            torch.testing.assert_close(again, want)
+    assert len(compiled) == 1
+
+
+def test_a_schedule_of_numbers_compiles_no_second_kernel():
+    """Levels, temperatures, eps, boxes and their votes are arguments of a launch, not constants of a kernel."""
+    result = python("""
+import torch
+from fastdmt_kernels import aot, backend, consensus, masks, mil, similarity, tuning
+e = aot.empty
+v, a, s, c, best = e(2, 8, 4, 4), e(2, 8), e(2, 4, 4), e(2), e(2, 2, dtype=torch.int16)
+makers = {
+    "similarity": lambda x: similarity.forward(v, a, x),
+    "mil": lambda x: mil.forward(v, a, x, x),
+    "mil backward": lambda x: mil.backward(e(2, 2), v, a, e(2, 2), best, e(2, 16), e(2), x, True, True),
+    "consensus": lambda x: consensus.agree(s, s, c, c, None, x, x, 32, 32, "sigmoid", "none", x / 2),
+    "boxes": lambda x: masks.rasterize(e(2, int(100 * x), 4), 32, 32, int(50 * x)),
+}
+for name, make in makers.items():
+    seen = set()
+    for x in (0.25, 0.5, 0.75):
+        with tuning.pretending("any"), backend.recording() as calls:
+            make(x)
+        sources = [aot.source(kernel, args, options) for kernel, args, options in calls]
+        seen.add(str([sorted(source.constants.items()) for source in sources]))
+    assert len(seen) == 1, (name, seen)
+""")
+    assert result.returncode == 0, result.stderr
