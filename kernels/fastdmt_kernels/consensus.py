@@ -26,17 +26,23 @@ SOFT = ("none", "product", "minimum")
 
 @jit
 def not_finite(s, CELLS: tl.constexpr, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    value = tl.load(s + i, i < CELLS, other=0.0).to(tl.float32)
-    return tl.sum(tl.where(tl.abs(value) < float("inf"), 0, 1), 0) > 0
+    broken = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, CELLS, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        value = tl.load(s + i, i < CELLS, other=0.0).to(tl.float32)
+        broken |= tl.where(tl.abs(value) < float("inf"), 0, 1)
+    return tl.max(broken, 0) > 0
 
 
 @jit
 def varies(s, CELLS: tl.constexpr, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    first = tl.load(s).to(tl.float32)
-    value = tl.load(s + i, i < CELLS, other=0.0).to(tl.float32)
-    return tl.sum(tl.where((i < CELLS) & (value != first), 1, 0), 0) > 0
+    start = tl.load(s).to(tl.float32)
+    differs = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, CELLS, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        value = tl.load(s + i, i < CELLS, other=0.0).to(tl.float32)
+        differs |= tl.where((i < CELLS) & (value != start), 1, 0)
+    return tl.max(differs, 0) > 0
 
 
 @jit
@@ -184,7 +190,7 @@ def agree(
         affine_a if levels is None else levels, *outputs, float(delta), float(quiet), float(tau),
         device=s_a.device, ON_DEVICE=levels is not None, MODE=PROBABILITIES.index(probability),
         SOFT=SOFT.index(soft), HAS_VALID=ignore_below is not None,
-        BLOCK_CELLS=power_of_2(sizes["h"] * sizes["w"]), BLOCK_EDGES=power_of_2(2 * sizes["w"] + 2),
+        BLOCK_CELLS=min(1024, power_of_2(sizes["h"] * sizes["w"])), BLOCK_EDGES=power_of_2(2 * sizes["w"] + 2),
         **sizes, **options,
     )  # fmt: skip
     return outputs

@@ -13,12 +13,24 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .backend import INTERPRET, cdiv, jit, launch, launches, tl
+from .backend import INTERPRET, cdiv, jit, launch, launches, power_of_2, tl
 from .similarity import dense, inverse_norm
 from .tuning import config
 
 #: The interpreter multiplies the raw bits of bfloat16 operands (triton-lang/triton#11584).
 AS_FLOAT = INTERPRET
+
+
+@jit(do_not_specialize=["M"])
+def row_norms(a, ra, eps, M, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The sounds' inverse norms, a program a sound: within mil_forward every frame would take them again."""
+    m = tl.program_id(0).to(tl.int64)
+    square = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        y = tl.load(a + m * D + d, d < D, other=0.0).to(tl.float32)
+        square += y * y
+    tl.store(ra + m, inverse_norm(tl.sum(square, 0), eps))
 
 
 @jit(do_not_specialize=["M"])
@@ -34,12 +46,11 @@ def mil_forward(
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     where = tl.zeros((BLOCK_M,), tl.int32)
     broken = tl.zeros((BLOCK_P,), tl.int32)
-    square_a = tl.zeros((BLOCK_M,), tl.float32)
     for first in range(0, P, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         dot = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
-        square = tl.zeros((BLOCK_P,), tl.float32)
-        square_a = tl.zeros((BLOCK_M,), tl.float32)
+        # Squares stay spread over the whole tile: one reduction between threads a tile instead of one a step.
+        squares = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
             in_v = (p < P)[:, None] & (d < D)[None, :]
@@ -49,8 +60,8 @@ def mil_forward(
             if FLOAT:
                 x, y = x.to(tl.float32), y.to(tl.float32)
             dot = tl.dot(x, y, dot, input_precision=PRECISION)
-            square += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
-            square_a += tl.sum(y.to(tl.float32) * y.to(tl.float32), 0)
+            squares += x.to(tl.float32) * x.to(tl.float32)
+        square = tl.sum(squares, 1)
         r = 1.0 / tl.sqrt(square + eps * eps)
         if tile == 0:
             tl.store(rv + n * P + p, r, p < P)
@@ -60,14 +71,12 @@ def mil_forward(
         # Strictly greater: of equal cells the first one wins, across tiles as within one.
         where = tl.where(high > top, first + at, where)
         top = tl.maximum(top, high)
-    q = inverse_norm(square_a, eps)
+    q = tl.load(ra + m, m < M, other=0.0)
     # The hardware's maximum drops NaN; a frame that holds one must not look sound.
     top = tl.where(tl.max(broken, 0) > 0, float("nan"), top)
     out = n * M + m
     tl.store(logits + out, top * q / tau, m < M)
     tl.store(best + out, where.to(best.dtype.element_ty), m < M)
-    if n == 0:
-        tl.store(ra + m, q, m < M)
 
 
 @jit(do_not_specialize=["M"])
@@ -169,11 +178,15 @@ def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tenso
     options = _options("mil_forward", v)
     cells = v.flatten(2)
     if v.shape[0] == 0 or a.shape[0] == 0:
-        for norms in outputs[2:]:
-            norms.zero_()  # without pairs no program writes the norms of those that are there
+        outputs[2].zero_()  # without sounds no program writes the frames' norms
+    a = a.contiguous()
+    launch(
+        row_norms, a.shape[0], a, outputs[3], float(eps), a.shape[0],
+        device=v.device, D=v.shape[1], BLOCK_D=min(1024, power_of_2(v.shape[1])), num_warps=1,
+    )  # fmt: skip
     launch(
         mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
-        cells, a.contiguous(), *outputs, float(tau), float(eps), a.shape[0], *cells.stride(),
+        cells, a, *outputs, float(tau), float(eps), a.shape[0], *cells.stride(),
         device=v.device, D=v.shape[1], P=cells.shape[2],
         PRECISION=_precision(v), FLOAT=AS_FLOAT, **options,
     )  # fmt: skip

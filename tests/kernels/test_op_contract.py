@@ -71,22 +71,7 @@ def ops_with_arguments(device):
     yield ops.localization_loss.default, (s.requires_grad_(), affine, mask, weight, mask, m, *SIZE, True)
     yield ops.localization_loss.default, (s.detach(), affine, mask, weight, None, None, *SIZE, False)
     yield ops.consensus.default, (*two, None, 0.6, 0.5, *SIZE, "minmax", "none", None)
-    yield (
-        ops.consensus.default,
-        (
-            s.detach(),
-            s.detach(),
-            affine,
-            affine,
-            torch.rand(3, device=device),
-            0.6,
-            0.5,
-            *SIZE,
-            "sigmoid",
-            "product",
-            0.2,
-        ),
-    )
+    yield ops.consensus.default, (*two, levels, 0.6, 0.5, *SIZE, "sigmoid", "product", 0.2)
     yield ops.boxes_to_mask.default, (torch.rand(2, 3, 4, device=device) * 20, *SIZE, 2)
     yield ops.ema_update.default, (tensors, [t + 1 for t in tensors], m, [tensors[1].bfloat16()], [1])
 
@@ -391,14 +376,15 @@ def test_a_schedule_of_numbers_compiles_no_second_kernel():
     """Levels, temperatures, eps, boxes and their votes are arguments of a launch, not constants of a kernel."""
     result = python("""
 import torch
-from fastdmt_kernels import aot, backend, consensus, masks, mil, similarity, tuning
+from fastdmt_kernels import aot, backend, masks, mil, similarity, tuning
+from fastdmt_kernels.consensus import agree
 e = aot.empty
 v, a, s, c, best = e(2, 8, 4, 4), e(2, 8), e(2, 4, 4), e(2), e(2, 2, dtype=torch.int16)
 makers = {
     "similarity": lambda x: similarity.forward(v, a, x),
     "mil": lambda x: mil.forward(v, a, x, x),
     "mil backward": lambda x: mil.backward(e(2, 2), v, a, e(2, 2), best, e(2, 16), e(2), x, True, True),
-    "consensus": lambda x: consensus.agree(s, s, c, c, None, x, x, 32, 32, "sigmoid", "none", x / 2),
+    "consensus": lambda x: agree(s, s, c, c, None, x, x, 32, 32, "sigmoid", "none", x / 2),
     "boxes": lambda x: masks.rasterize(e(2, int(100 * x), 4), 32, 32, int(50 * x)),
 }
 for name, make in makers.items():
