@@ -13,7 +13,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,8 @@ TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64", torch.int32: "i32",
     torch.int16: "i16", torch.uint8: "u8", torch.bool: "i1",
 }  # fmt: skip
+#: A line of the disassembler: address and instruction.
+LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?);")
 TENSOR_CORE = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma\w*")
 
 
@@ -103,6 +105,53 @@ def nvidia_resources(ptx: str, arch: int) -> dict[str, int]:
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
     return {"registers": int(re.search(r"Used (\d+) registers", report).group(1)), "spilled": spilled}
+
+
+def listing(cubin: bytes) -> list[tuple[int, str]]:
+    """(address, instruction) of the kernel, by the disassembler that comes with Triton; without the padding."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "-sass", str(file)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = [(int(address, 16), code) for address, code in LINE.findall(text)]
+    while lines and lines[-1][1].split()[-1] == "NOP":
+        lines.pop()
+    return lines
+
+
+def loops(lines: Sequence[tuple[int, str]]) -> list[tuple[int, int]]:
+    """(first, last) address of every loop, outer ones first; two ways back to one place are one loop."""
+    found: dict[int, int] = {}
+    for address, code in lines:
+        match = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", code)
+        # The trap after the end of a kernel branches to itself.
+        if match and int(match.group(1), 16) < address:
+            start = int(match.group(1), 16)
+            found[start] = max(found.get(start, 0), address)
+    return sorted(found.items(), key=lambda loop: (loop[0], -loop[1]))
+
+
+def count(cubin: bytes, rounds: Sequence[int] = ()) -> dict:
+    """Static instructions, those of every loop's body, and the derived number that one warp executes.
+
+    Args:
+        cubin: the compiled kernel.
+        rounds: of a loop at each depth, outermost first; a deeper loop counts once.
+    """
+    lines = listing(cubin)
+    nest = loops(lines)
+    executed = 0
+    for address, _ in lines:
+        depth = sum(first <= address <= last for first, last in nest)
+        times = 1
+        for n in rounds[:depth]:
+            times *= n
+        executed += times
+    bodies = [sum(first <= address <= last for address, _ in lines) for first, last in nest]
+    return {"instructions": len(lines), "loops": bodies, "executed": executed}
 
 
 def compile_all(target: str, gpu: str, every: bool, kernels: tuple[str, ...] = ("",)) -> Iterator[dict]:

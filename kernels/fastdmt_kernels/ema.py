@@ -2,14 +2,12 @@
 
     t <- t + (1 - m) (s - t)      integer buffers: t <- s      shadow <- t, rounded
 
-A table of addresses in device memory tells each program its tensor and its chunk. It is made once, by the constructor;
-a step compares addresses and launches. m is read from device memory, so a schedule changes no launch and a captured
-graph stays valid, or is an argument of the launch.
+A table of addresses in device memory tells each program its tensor and its chunk. The constructor makes it; a step
+compares addresses and launches. m is an argument of the launch, or read on the device: a captured graph follows it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,39 +25,40 @@ BYTES, NO_SHADOW = 3, -1
 
 
 @jit
+def read(p, o, mask, WHOLE: tl.constexpr):
+    p = tl.multiple_of(p, 16)
+    return (tl.load(p + o) if WHOLE else tl.load(p + o, mask, other=0.0)).to(tl.float32)
+
+
+@jit
+def write(p, o, x, mask, WHOLE: tl.constexpr):
+    p = tl.multiple_of(p, 16)
+    x = x.to(p.dtype.element_ty)
+    if WHOLE:
+        tl.store(p + o, x)
+    else:
+        tl.store(p + o, x, mask)
+
+
+@jit
 def load_floats(address, code, o, mask, WHOLE: tl.constexpr):
     if code == 0:
-        p = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
-        x = tl.load(p + o) if WHOLE else tl.load(p + o, mask, other=0.0)
+        x = read(address.to(tl.pointer_type(tl.float32)), o, mask, WHOLE)
     elif code == 1:
-        q = tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16)
-        x = tl.load(q + o).to(tl.float32) if WHOLE else tl.load(q + o, mask, other=0.0).to(tl.float32)
+        x = read(address.to(tl.pointer_type(tl.bfloat16)), o, mask, WHOLE)
     else:
-        r = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
-        x = tl.load(r + o).to(tl.float32) if WHOLE else tl.load(r + o, mask, other=0.0).to(tl.float32)
+        x = read(address.to(tl.pointer_type(tl.float16)), o, mask, WHOLE)
     return x
 
 
 @jit
 def store_floats(address, code, o, x, mask, WHOLE: tl.constexpr):
     if code == 0:
-        p = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
-        if WHOLE:
-            tl.store(p + o, x)
-        else:
-            tl.store(p + o, x, mask)
+        write(address.to(tl.pointer_type(tl.float32)), o, x, mask, WHOLE)
     elif code == 1:
-        q = tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16)
-        if WHOLE:
-            tl.store(q + o, x.to(tl.bfloat16))
-        else:
-            tl.store(q + o, x.to(tl.bfloat16), mask)
+        write(address.to(tl.pointer_type(tl.bfloat16)), o, x, mask, WHOLE)
     elif code == 2:
-        r = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
-        if WHOLE:
-            tl.store(r + o, x.to(tl.float16))
-        else:
-            tl.store(r + o, x.to(tl.float16), mask)
+        write(address.to(tl.pointer_type(tl.float16)), o, x, mask, WHOLE)
 
 
 @jit
@@ -114,20 +113,16 @@ class Tables(NamedTuple):
 
     table: Tensor  #: [tensors, COLUMNS] int64
     chunks: Tensor  #: [programs, 2] int32: row of the table, chunk of the tensor
-    block: int
     addresses: list[int]
     rest: list[Row]  #: rows that the kernel does not take
     stream: object  #: the stream that the tables' memory belongs to
 
 
-def _one_block(t: Tensor) -> bool:
-    return t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))
-
-
 def _entry(teacher: Tensor, student: Tensor, shadow: Tensor | None) -> list[int] | None:
     """The table's row of one tensor, None when the kernel does not take it: unaligned, float64, unlike strides."""
     tensors = [teacher, student] if shadow is None else [teacher, student, shadow]
-    if not all(_one_block(t) and t.data_ptr() % 16 == 0 and t.stride() == teacher.stride() for t in tensors):
+    dense = teacher.is_contiguous() or (teacher.dim() == 4 and teacher.is_contiguous(memory_format=torch.channels_last))
+    if not dense or any(t.data_ptr() % 16 or t.stride() != teacher.stride() for t in tensors):
         return None
     addresses = [teacher.data_ptr(), student.data_ptr(), 0 if shadow is None else shadow.data_ptr()]
     if not teacher.is_floating_point():
@@ -155,8 +150,15 @@ def _tabulate(rows: Sequence[Row], block: int) -> Tables:
     device = rows[0][0].device
     table = torch.tensor(entries, dtype=torch.int64).view(len(entries), COLUMNS).to(device)
     chunked = torch.tensor(chunks, dtype=torch.int32).view(len(chunks), 2).to(device)
-    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-    return Tables(table, chunked, block, _addresses(rows), rest, stream)
+    return Tables(table, chunked, _addresses(rows), rest, _stream(device)[0])
+
+
+def _stream(device: torch.device) -> tuple[object, bool]:
+    """The device's current stream, and whether a graph captures it."""
+    if device.type != "cuda":
+        return None, False
+    with torch.cuda.device(device):
+        return torch.cuda.current_stream(), torch.cuda.is_current_stream_capturing()
 
 
 class Kernel:
@@ -164,24 +166,26 @@ class Kernel:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows, self.options = rows, config("ema_update", rows[0][0].device)
-        self.tables = _tabulate(rows, self.options["BLOCK"])
-        self.plain = Foreach(self.tables.rest)
         self.captured: list[Tables] = []
+        self.prepare()
+
+    def prepare(self) -> None:
+        self.tables = _tabulate(self.rows, self.options["BLOCK"])
+        self.plain = Foreach(self.tables.rest)
 
     def step(self, m: Tensor | float) -> None:
         device = self.rows[0][0].device
-        capturing = device.type == "cuda" and _capturing(device)
+        stream, capturing = _stream(device)
         if _addresses(self.rows) != self.tables.addresses:
             if capturing:
                 raise RuntimeError("tensors moved since the last step; take one step before the capture")
-            self.tables = _tabulate(self.rows, self.options["BLOCK"])
-            self.plain = Foreach(self.tables.rest)
+            self.prepare()
         tables = self.tables
-        if capturing and tables not in self.captured:
+        if capturing and not any(tables is known for known in self.captured):
             self.captured.append(tables)  # a graph reads them for as long as this object lives
-        if tables.stream is not None and torch.cuda.current_stream(device) != tables.stream:
-            tables.table.record_stream(torch.cuda.current_stream(device))
-            tables.chunks.record_stream(torch.cuda.current_stream(device))
+        if stream != tables.stream:
+            for memory in (tables.table, tables.chunks):
+                memory.record_stream(stream)
         on_device = isinstance(m, Tensor)
         launch(
             ema_kernel, len(tables.chunks), tables.table, tables.chunks, m.to(device) if on_device else float(m),
@@ -189,11 +193,6 @@ class Kernel:
         )  # fmt: skip
         if tables.rest:
             self.plain.step(m)
-
-
-def _capturing(device: torch.device) -> bool:
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
 
 
 class Foreach:
@@ -239,18 +238,9 @@ def _lerp(old: list[Tensor], aim: list[Tensor], m: Tensor | float) -> None:
         t.copy_(torch.where(keep == 0, s, torch.where(keep == 1, t, moved)))
 
 
-def _dtensor(t: Tensor | None) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # a DTensor exists only where somebody imported it
-    return module is not None and isinstance(t, module.DTensor)
-
-
 def _local(t: Tensor | None) -> Tensor | None:
     """This rank's shard of a DTensor; any other tensor itself."""
-    return t.to_local() if _dtensor(t) else t
-
-
-def _layout(t: Tensor) -> tuple | None:
-    return (t.device_mesh, t.placements) if _dtensor(t) else None
+    return t.to_local() if hasattr(t, "placements") else t
 
 
 def _check(i: int, teacher: Tensor, student: Tensor, shadow: Tensor | None) -> None:
@@ -261,7 +251,7 @@ def _check(i: int, teacher: Tensor, student: Tensor, shadow: Tensor | None) -> N
         if other.shape != teacher.shape:
             came, wanted = list(other.shape), list(teacher.shape)
             raise ValueError(f"{name} has shape {came}, teachers[{i}] {wanted}; the same shape is wanted")
-        if _layout(other) != _layout(teacher):
+        if any(getattr(other, x, None) != getattr(teacher, x, None) for x in ("device_mesh", "placements")):
             raise ValueError(
                 f"teachers[{i}] and {name} are sharded differently (a root module of FSDP2 stays gathered after a "
                 "forward without gradient: call its reshard() before the update)"
@@ -279,7 +269,7 @@ def _moving(
     if len(teachers) != len(students):
         raise ValueError(f"students holds {len(students)} tensors, teachers {len(teachers)}; the same number is wanted")
     if shadow is not None and len(shadow) != len(teachers):
-        raise ValueError(f"shadow holds {len(shadow)} entries, teachers {len(teachers)}; the same number is wanted")
+        raise ValueError(f"shadow holds {len(shadow)} tensors, teachers {len(teachers)}; the same number is wanted")
     rows = []
     for i, (t, s, h) in enumerate(zip(teachers, students, shadow or [None] * len(teachers), strict=True)):
         _check(i, t, s, h)
@@ -298,22 +288,13 @@ def _place(t: Tensor | None) -> tuple | None:
 
 def _unique(rows: list[tuple[int, Row]]) -> list[Row]:
     seen: dict[tuple | None, tuple[int, list]] = {}
-    unique = []
     for i, row in rows:
         teacher, *others = (_place(t) for t in row)
         first, known = seen.setdefault(teacher, (i, others))
         if known != others:
             raise ValueError(f"teachers[{i}] is teachers[{first}] once more, with another student or shadow")
-        if first == i:
-            unique.append(row)
-    return unique
-
-
-def _check_momentum(m: Tensor | float) -> None:
-    if not isinstance(m, Tensor):
-        checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
-    else:
-        checks.scalar("m", m)
+    firsts = {i for i, _ in seen.values()}
+    return [row for i, row in rows if i in firsts]
 
 
 class EMA:
@@ -327,9 +308,9 @@ class EMA:
         shadow: None, or for each teacher None or a tensor of its shape (bfloat16, say), which receives the new value.
 
     The lists and the mode (`use`) are read here: make a new object when tensors are frozen or replaced. Storage may
-    move (`.to`, a checkpoint loaded by assignment): the step notices. A CUDA graph may hold a step, after one outside
-    it; keep the object as long as the graph. On the meta device a step does nothing. Arithmetic is float32. Keep
-    teachers in float32: at m = 0.999 a bfloat16 one stops moving, each step being below half of its last bit.
+    move: the step notices. A CUDA graph may hold a step, after one outside it; keep the object as long as the graph.
+    Without memory (meta, fake tensors) a step does nothing. Arithmetic is float32. Keep teachers in float32: at
+    m = 0.999 a bfloat16 one stops moving, each step being below half of its last bit.
 
     Raises:
         ValueError, TypeError: naming the position of the tensor.
@@ -341,7 +322,7 @@ class EMA:
         self, teachers: Sequence[Tensor], students: Sequence[Tensor], shadow: Sequence[Tensor | None] | None = None
     ) -> None:
         self._rows = _unique(_moving(list(teachers), list(students), shadow))
-        self._sharded = any(_dtensor(row[0]) for row in self._rows)
+        self._sharded = any(hasattr(row[0], "placements") for row in self._rows)
         with torch.no_grad():
             self._prepare(self._local_rows())
 
@@ -364,7 +345,10 @@ class EMA:
         m = 0 copies and m = 1 keeps, bit for bit. The host reads no tensor on another device, so that one on the
         teachers' device may change between the replays of a CUDA graph.
         """
-        _check_momentum(m)
+        if isinstance(m, Tensor):
+            checks.scalar("m", m)
+        else:
+            checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
         if torch.compiler.is_compiling():
             _compiled(*zip(*self._local_rows(), strict=True), m)
             return
@@ -385,11 +369,10 @@ def ema_update(
     shadow: Sequence[Tensor | None] | None = None,
 ) -> None:
     """`EMA(teachers, students, shadow).step(m)`, for one-off use: in a loop make the object once."""
-    if torch.compiler.is_compiling():
-        rows = [row for _, row in _moving(list(teachers), list(students), shadow)]
-        _compiled(*zip(*rows, strict=True), m)
-    else:
+    if not torch.compiler.is_compiling():
         EMA(teachers, students, shadow).step(m)
+    elif rows := [row for _, row in _moving(list(teachers), list(students), shadow)]:
+        _compiled(*zip(*rows, strict=True), m)
 
 
 @library.custom_op("fastdmt::ema_update", mutates_args=("teachers", "shadow"))
