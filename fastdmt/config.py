@@ -17,10 +17,10 @@ import tyro
 
 from fastdmt.errors import FastDMTError
 
-MethodName = Literal["dmt", "mean-teacher", "supervised", "self-supervised"]
+MethodName = Literal["dmt", "pseudo-label", "mean-teacher", "fixmatch", "cps", "xpl", "supervised", "self-supervised"]
 METHOD_NAMES = get_args(MethodName)
 LOCALIZER_NAMES = ("dmt", "ezvsl", "lvs", "slavc")
-VisualName = Literal["resnet18", "resnet50", "vgg16", "small"]
+VisualName = Literal["resnet18", "resnet50", "vgg16", "efficientnet-lite0", "small"]
 AudioName = Literal[
     "vggish", "soundnet8", "soundnet8-conv8", "spectrogram", "spectrogram-s16", "small-logmel", "small-spectrogram"
 ]
@@ -64,6 +64,11 @@ class DataConfig:
     """Time shift, gain and band masks on the students' sound [ours: it helps every method]; `none` is the paper."""
     loader: Literal["auto", "torch", "dali"] = "auto"
     """Who decodes: DALI (on the device when there is one) or torch workers; the batches are the same."""
+    feature_crops: int = 0
+    """With frozen encoders: keep their output for so many augmented crops of every clip, in memory and on disk, so
+    that a step costs heads only; 0: run the encoders in every step. Needs --freeze -1."""
+    feature_cache: Path = Path("~/.cache/fastdmt")
+    """Folder where those features are kept for the next run."""
     cache: Literal["auto", "none", "host", "device"] = "auto"
     """Keep decoded uint8 frames and sound in memory after the first use; auto: when they fit."""
     workers: int = -1
@@ -88,6 +93,14 @@ class ModelConfig:
     """Audio encoder of localizer B [paper]."""
     dim: int = 512
     """Channels of the shared space [recalled]."""
+    head: Literal["linear", "conv"] = "linear"
+    """Way into the shared space: linear, or two layers with BatchNorm and dropout, for encoders that are frozen."""
+    head_dropout: float = 0.0
+    """Of `conv` heads: share of feature channels dropped while training."""
+    freeze: int = 0
+    """First stages of the visual encoder that stay as loaded (no gradient, BatchNorm in evaluation); -1: all of it."""
+    freeze_audio: Literal["none", "A", "B", "both"] = "none"
+    """Localizers whose audio encoder stays as loaded."""
     temperature: float = 0.03
     """Temperature of the contrastive logits [peer: EZ-VSL]."""
     probability: Literal["sigmoid", "clamp", "minmax"] = "sigmoid"
@@ -114,10 +127,22 @@ class PseudoLabelConfig:
     """A pixel outside the intersection counts as silent only if both teachers are below this; None: always [paper]."""
     soft: Literal["none", "product", "minimum"] = "none"
     """Weigh pseudo-labelled pixels by the teachers' confidences; none: binary intersection [paper]."""
+    confidence: float = 0.8
+    """Of `fixmatch`: a pixel counts when P or 1 - P reaches this."""
     pseudo_weight: float = 1.0
     """Weight of a kept clip beside a labelled one in the supervised loss."""
     lambda_u: float = 1.0
     """Weight of the contrastive loss on labelled + kept clips [recalled]."""
+    lambda_warmup: float = 0.0
+    """Weight of the contrastive loss on the labelled clips of stage 1 [ours]."""
+    foreground: float = 0.0
+    """Weight of the sounding pixels' own mean, added to the mean over all [ours]: small objects count as large ones,
+    and P passes 0.5 where the chance is a few in ten. 0: the plain mean [paper]."""
+    negatives: float = 0.0
+    """For every labelled clip so many of its frame with silence, noise or another clip's sound, and an empty target
+    [ours]: without them a localizer may paint what stands out, whatever it hears. 0: none [paper]."""
+    negative_weight: float = 1.0
+    """Weight of the negatives' mean beside the supervised loss."""
     supervised_loss: Literal["bce", "spatial_ce"] = "bce"
     """Pixel-wise binary cross-entropy, or cross-entropy of the softmax over places (Attention10k)."""
     momentum: float = 0.999
@@ -148,6 +173,8 @@ class OptimConfig:
     """AdamW's learning rate."""
     lr_unbiased: float = 0.0
     """Learning rate of stage 2; 0: as in stage 1."""
+    lr_encoders: float = 0.0
+    """Learning rate of encoders that start from a weight file, as a factor of the others' rate; 0: the same rate."""
     affine_lr: float = 1e-2
     """Learning rate of (w, b), which hardly move at the network's [ours]."""
     weight_decay: float = 1e-4
@@ -206,9 +233,10 @@ class TrainConfig:
     """Train both localizers: warm-up on labelled clips, then unbiased learning on all."""
 
     preset: str = "demo"
-    """demo, flickr-10k, flickr-144k, vggsound-10k, vggsound-144k, or paper (recalled settings, no additions)."""
+    """demo, real-small (photographs, pretrained encoders, minutes), flickr-10k, flickr-144k, vggsound-10k,
+    vggsound-144k, or paper (recalled settings, no additions)."""
     method: MethodName = "dmt"
-    """dmt, or a baseline on its code path: mean-teacher (own teacher, confidence only), supervised, self-supervised."""
+    """dmt, or a rival on its code path: pseudo-label, mean-teacher, fixmatch, cps, xpl; supervised; self-supervised."""
     run: Path = Path("runs/demo")
     """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
     resume: bool = False
@@ -247,6 +275,22 @@ class TrainConfig:
             self.pseudo.ignore_below is None or 0 < self.pseudo.ignore_below <= self.pseudo.delta,
             "--ignore-below must lie between 0 and --delta, or be None",
         )
+        require(0 <= self.pseudo.negatives <= 1, "--negatives is a share of the labelled clips: give it in [0, 1]")
+        require(
+            min(self.pseudo.foreground, self.pseudo.negative_weight, self.pseudo.lambda_warmup) >= 0,
+            "--foreground, --negative-weight and --lambda-warmup are weights: they cannot be negative",
+        )
+        require(self.model.freeze >= -1, "--freeze is a number of stages, or -1 for all")
+        require(
+            self.model.freeze == 0 or self.model.visual_weights is not None,
+            "--freeze keeps the visual encoder as loaded: give --visual-weights, or it stays random",
+        )
+        require(0 <= self.model.head_dropout < 1, "--head-dropout must lie in [0, 1)")
+        require(
+            self.data.feature_crops == 0 or (self.model.freeze == -1 and self.model.localizer == "dmt"),
+            "--feature-crops keeps the output of frozen encoders: it needs --freeze -1 and --localizer dmt",
+        )
+        require(0.5 < self.pseudo.confidence < 1, "--confidence must lie between 0.5 and 1")
         require(0 <= self.pseudo.momentum < 1, "--momentum must lie in [0, 1)")
         require(0 < self.optim.labelled_share <= 1, "--labelled-share must lie in (0, 1]")
         require(self.optim.batch >= 4, "--batch must be at least 4: the contrastive loss needs other sounds")
@@ -322,6 +366,46 @@ def _demo() -> TrainConfig:
     )
 
 
+def _real_small() -> TrainConfig:
+    return TrainConfig(
+        preset="real-small",
+        run=Path("runs/real-small"),
+        data=DataConfig(root=Path("data/real"), size=192, feature_crops=3),
+        model=ModelConfig(
+            visual="efficientnet-lite0",
+            visual_weights="lite0",
+            audio_a="small-logmel",
+            audio_b="soundnet8",
+            audio_weights_b="sound8",
+            freeze=-1,
+            freeze_audio="B",
+            head="conv",
+            head_dropout=0.3,
+            dim=128,
+            temperature=0.07,
+        ),
+        pseudo=PseudoLabelConfig(
+            delta=0.5,
+            tau=0.3,
+            lambda_u=0.1,
+            lambda_warmup=0.1,
+            foreground=0.4,
+            negatives=1.0,
+            half_life=0.2,
+        ),
+        optim=OptimConfig(
+            warmup_steps=150,
+            steps=300,
+            batch=64,
+            lr=2e-3,
+            lr_unbiased=1e-3,
+            weight_decay=1e-2,
+            schedule="cosine",
+            lr_warmup=0.1,
+        ),
+    )
+
+
 def _paper() -> TrainConfig:
     base = _real("paper", "auto", warmup_epochs=20, epochs=100)
     return dataclasses.replace(
@@ -333,6 +417,7 @@ def _paper() -> TrainConfig:
 
 PRESETS = {
     "demo": _demo,
+    "real-small": _real_small,
     "flickr-10k": lambda: _real("flickr-10k", "flickr", epochs=100),
     "flickr-144k": lambda: _real("flickr-144k", "flickr", epochs=20),
     "vggsound-10k": lambda: _real("vggsound-10k", "vggss", epochs=100),
@@ -377,7 +462,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         if cls is TrainConfig and name in groups:
             value = _build(groups[name], value)
-        elif name in ("root", "run", "warm_from"):
+        elif name in ("root", "run", "warm_from", "feature_cache"):
             value = None if value is None else Path(value)
         elif name == "affine_init":
             value = tuple(value)

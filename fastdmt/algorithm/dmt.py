@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdmt.algorithm.negatives import Negatives
 from fastdmt.algorithm.pseudo_labels import Method
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import Localizer
@@ -38,6 +39,7 @@ class Losses(NamedTuple):
     iou: Tensor  #: mean IoU of the two teachers' masks
     empty: Tensor  #: share of empty pseudo-labels
     labels: list[Consensus] | None  #: pseudo-labels of every student
+    negative: Tensor  #: localization loss of frames in which nothing sounds, mean of the students
 
 
 def supervised_loss(
@@ -51,6 +53,8 @@ def supervised_loss(
     total: Tensor | None = None,
     kind: str = "bce",
     probability: str = "sigmoid",
+    foreground: Tensor | None = None,
+    foreground_weight: float = 0.0,
 ) -> Tensor:
     """L_sup: weighted mean over clips of the pixel-wise loss between P and a binary (or soft) target (section 3).
 
@@ -62,7 +66,13 @@ def supervised_loss(
         valid: packed masks of the pixels that count; None: all.
         total: denominator instead of the sum of the weights (a global batch over several ranks).
         kind: "bce", or "spatial_ce" = -sum G log softmax_xy(S) / sum G (Attention10k).
+        foreground: packed masks of the sounding pixels, whose own mean is added with `foreground_weight`: small
+            objects are worth as much as large ones, and P = 0.5 lies where fewer than half of such pixels sound.
     """
+    if foreground is not None and foreground_weight > 0:
+        common = {"total": total, "kind": kind, "probability": probability}
+        whole = supervised_loss(s, affine, target, weight, size, valid=valid, **common)
+        return whole + foreground_weight * supervised_loss(s, affine, target, weight, size, valid=foreground, **common)
     if kind == "bce" and probability == "sigmoid":
         return localization_loss(s, affine, target, weight, size=size, valid=valid, total=total)
     truth = target.float() / 255 if target.dtype == torch.uint8 else unpack_mask(target, size[1]).float()
@@ -92,6 +102,7 @@ class DualMeanTeacherStep:
         min_agree: annotators that must agree on a labelled pixel (2 for Flickr-SoundNet, 1 for VGG-SS).
         group: process group over which contrastive negatives and denominators are shared.
         calls: what to call instead of each student (a wrapper that averages gradients); None: the students.
+        negatives: adds frames in which nothing sounds; None: none.
     """
 
     def __init__(
@@ -105,27 +116,44 @@ class DualMeanTeacherStep:
         min_agree: int,
         group: Any = None,
         calls: Sequence[Callable] | None = None,
+        negatives: Negatives | None = None,
     ) -> None:
+        self.negatives = negatives
+        self.progress = torch.ones((), device=students[0].affine.device)  # of stage 2; whoever trains keeps it
         self.students, self.teachers, self.method, self.config = students, teachers, method, config
         self.size, self.min_agree, self.group = size, min_agree, group
         self.calls = students if calls is None else calls
 
     def warmup(self, k: int, batch: Batch) -> Tensor:
         """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
-        student = self.students[k]
+        student, n = self.students[k], len(batch.boxes)
+        batch = self._with_negatives(batch)
         out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
         target = boxes_to_mask(batch.boxes, self.size, self.min_agree)
-        return self._localize(student, out.map, target, torch.ones_like(out.map[:, 0, 0]), None)
+        weight = torch.ones_like(out.map[:, 0, 0])
+        loss = self._localize(student, out.map[:n], target, weight[:n], None, target)
+        if self.config.lambda_warmup > 0:
+            believed = F.pad(weight[:n], (0, len(weight) - n))
+            loss = loss + self.config.lambda_warmup * student.contrastive_loss(out, believed, self.group)
+        return loss + self.config.negative_weight * self._silence(student, out.map[n:], target)
 
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> list[Consensus] | None:
-        """Both teachers look at the weak view of the unlabelled clips; the method decides what to believe."""
-        if not self.method.uses_teachers or len(batch.ids) == batch.labelled:
+        """Teachers (or students) look at the weak view of the unlabelled clips; the method decides what to believe."""
+        if self.method.labelled_by == "nobody" or len(batch.ids) == batch.labelled:
             return None
         rows = slice(batch.labelled, None)
         frames = batch.frames_weak[rows]
-        maps = [t(frames, batch.sound[t.front_end][rows]).map for t in self.teachers]
-        return self.method.pseudo_labels(maps, [t.affine for t in self.teachers], self.size)
+        by_students = self.method.labelled_by == "students"
+        models = self.students if by_students else self.teachers
+        if by_students:
+            for student in models:
+                student.eval()
+        maps = [m(frames, batch.sound[m.front_end][rows]).map for m in models]
+        if by_students:
+            for student in models:
+                student.train()
+        return self.method.pseudo_labels(maps, [m.affine for m in models], self.size, self.progress)
 
     def unbiased(self, batch: Batch) -> Losses:
         """Stage 2: the teachers label, the students learn."""
@@ -134,25 +162,33 @@ class DualMeanTeacherStep:
     def learn(self, batch: Batch, labels: list[Consensus] | None) -> Losses:
         """The students see labelled clips with boxes and kept clips with the intersection."""
         boxes = boxes_to_mask(batch.boxes[: batch.labelled], self.size, self.min_agree)
-        supervised, contrastive = [], []
+        supervised, contrastive, negative = [], [], []
+        n = len(batch.frames_strong)
+        if self.method.uses_labels:
+            batch = self._with_negatives(batch)
         for k, student in enumerate(self.students):
             out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
-            target, weight, valid = self._targets(boxes, labels[k] if labels else None, len(batch.frames_strong))
+            label = labels[k] if labels else None
+            target, weight, valid = self._targets(boxes, label, n)
             if self.method.uses_labels:
                 rows = slice(0, len(target))
-                supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid))
+                truth = boxes if label is None else torch.cat([boxes, label.mask])
+                supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid, truth))
+                negative.append(self._silence(student, out.map[n:], boxes))
             if self.config.lambda_u > 0:
                 believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
+                believed = F.pad(believed, (0, len(out.map) - n))
                 contrastive.append(student.contrastive_loss(out, believed, self.group))
         zero = torch.zeros((), device=boxes.device)
         sup = torch.stack(supervised).sum() if supervised else zero
         con = torch.stack(contrastive).sum() if contrastive else zero
+        neg = torch.stack(negative).sum() if negative else zero
         n = len(self.students)
         kept = torch.stack([c.keep.float().mean() for c in labels]).mean() if labels else zero
         iou = torch.stack([c.iou.mean() for c in labels]).mean() if labels else zero
         empty = torch.stack([c.empty_share for c in labels]).mean() if labels else zero
-        total = sup + self.config.lambda_u * con
-        return Losses(total, sup.detach() / n, con.detach() / n, kept, iou, empty, labels)
+        total = sup + self.config.lambda_u * con + self.config.negative_weight * neg
+        return Losses(total, sup.detach() / n, con.detach() / n, kept, iou, empty, labels, neg.detach() / n)
 
     def update_teachers(self, m: Tensor | float) -> None:
         """teacher_k <- m * teacher_k + (1-m) * student_k: A from A, B from B only, BatchNorm statistics too."""
@@ -181,7 +217,24 @@ class DualMeanTeacherStep:
         hard = unpack_mask(boxes, self.size[1]).to(torch.uint8) * 255
         return torch.cat([hard, label.confidence]), weight, valid
 
-    def _localize(self, student: Localizer, s: Tensor, target: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:
+    def _with_negatives(self, batch: Batch) -> Batch:
+        return batch if self.negatives is None else self.negatives.append(batch)
+
+    def _silence(self, student: Localizer, s: Tensor, like: Tensor) -> Tensor:
+        """Localization loss of the maps s [M, h, w] of frames in which nothing sounds; 0 when there are none."""
+        if len(s) == 0:
+            return s.sum()
+        return self._localize(student, s, like.new_zeros((len(s), *like.shape[1:])), torch.ones_like(s[:, 0, 0]), None)
+
+    def _localize(
+        self,
+        student: Localizer,
+        s: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        valid: Tensor | None,
+        foreground: Tensor | None = None,
+    ) -> Tensor:
         return supervised_loss(
             s,
             student.affine,
@@ -192,6 +245,8 @@ class DualMeanTeacherStep:
             total=self._total(weight),
             kind=self.config.supervised_loss,
             probability=self.method.probability,
+            foreground=foreground,
+            foreground_weight=self.config.foreground,
         )
 
     def _total(self, weight: Tensor) -> Tensor | None:

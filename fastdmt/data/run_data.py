@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Data:
     split: Split
     cfg: TrainConfig
     summary: list[str]
+    features: Features | None = None  # of frozen encoders, in place of frames and sound
     _resident: list[EvalBatch] = field(default_factory=list)
 
     @property
@@ -71,6 +73,8 @@ class Data:
         data, parts = self.cfg.data, self.cfg.scale.accumulate
         ids = self.unlabelled if unlabelled else []
         rows = (labelled // parts, unlabelled // parts)
+        if self.features is not None:
+            return self.features.loader(Plan(len(self.labelled), len(ids), *rows, seed, world.rank, world.size))
         workers = data.workers
         if workers < 0:  # the machine's cores belong to all its processes
             workers = None if world.size == 1 else max(1, cores() * world.nodes // world.size)
@@ -94,9 +98,23 @@ class Data:
             return self._resident
         pairs = [Pair(i, i, True) for i in self.validation]
         batches = list(eval_batches(self.dataset, pairs, self.view(front_ends, augment=False), 64, device=device))
+        if self.features is not None:
+            batches = [self.features.encode(batch) for batch in batches]
         if len(pairs) <= RESIDENT:
             self._resident = batches
         return batches
+
+    def keep_features(self, localizers: Sequence[Localizer], front_ends: tuple[str, ...], console: Console) -> None:
+        """Encode every training clip by the frozen encoders, or find that an earlier run did."""
+        data = self.cfg.data
+        if data.feature_crops == 0:
+            return
+        ids, view = [*self.labelled, *self.unlabelled], self.view(front_ends, augment=True)
+        with bar(console, "encoding clips") as tick:
+            self.features = Features(
+                self.dataset, ids, view, localizers, data.feature_crops, data.feature_cache, progress=tick
+            )
+        self.summary.append(f"features of frozen encoders: {self.features.folder}")
 
     def write_splits(self, run: Path) -> None:
         """Beside the run, because the published splits are unknown and cannot be reconstructed."""

@@ -35,6 +35,7 @@ class Localizer(nn.Module):
 
     Attributes:
         visual, audio: the encoders.
+        frozen: modules that stay as they were loaded: no gradients, BatchNorm in evaluation mode.
         front_end: name of the sound front-end that `audio` wants.
         affine: [2] = (w, b) of P = sigmoid(w * S + b).
         tau: temperature of the contrastive logits.
@@ -47,13 +48,18 @@ class Localizer(nn.Module):
         dim: int = 512,
         tau: float = 0.03,
         affine_init: tuple[float, float] = (10.0, -5.0),
+        head: str = "linear",
+        head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.visual, self.audio = visual, audio
+        self.frozen: list[nn.Module] = []
         self.front_end: str = audio.front_end
         self.dim, self.tau = dim, tau
         self.affine = nn.Parameter(torch.tensor(affine_init, dtype=torch.float32))
         self.build_heads(dim)
+        if head == "conv":
+            self.visual_head, self.audio_head = conv_heads(visual.dim, audio.dim, dim, head_dropout)
 
     def build_heads(self, dim: int) -> None:
         """Make the projections into the shared space."""
@@ -62,9 +68,46 @@ class Localizer(nn.Module):
 
     def forward(self, frames: Tensor, sound: Tensor) -> Output:
         """Map every frame [N, 3, H, W] with its own sound (the `front_end`'s tensor, N rows)."""
-        v = self.visual_head(self.visual(frames))
-        a = self.audio_head(self.audio(sound))
+        v = self.visual_head(self.see(frames))
+        a = self.audio_head(self.hear(sound))
         return Output(similarity_map(v, a), v, a)
+
+    def see(self, frames: Tensor) -> Tensor:
+        """The grid [N, dim, h, w] of frames [N, 3, H, W]; what is that grid already, from a cache, passes."""
+        return self.visual(frames) if frames.shape[1] == 3 else frames.float()
+
+    def hear(self, sound: Tensor) -> Tensor:
+        """The vector [N, dim] of a sound front-end's tensor; what is that vector already, from a cache, passes."""
+        return self.audio(sound) if sound.ndim > 2 else sound.float()
+
+    def freeze(self, stages: int, audio: bool) -> None:
+        """Keep the visual encoder's first `stages` (-1: all of it) and, if asked, the audio encoder as they are.
+
+        Raises:
+            FastDMTError: an encoder that cannot be frozen in parts.
+        """
+        if stages < 0:
+            self.frozen = [self.visual]
+        elif stages > 0:
+            parts = getattr(self.visual, "stages", list)()
+            if stages > len(parts):
+                raise FastDMTError(
+                    f"--freeze {stages}: this visual encoder has {len(parts)} stages that can be frozen; "
+                    "give fewer, or -1 for all of it"
+                )
+            self.frozen = [module for part in parts[:stages] for module in part]
+        if audio:
+            self.frozen = [*self.frozen, self.audio]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Localizer:
+        """Training mode for all that learns."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def contrastive_loss(self, output: Output, weight: Tensor, group: Any = None) -> Tensor:
         """logits[n, m] = max over cells cos(v_n, a_m) / tau; cross-entropy over rows + over columns (EZ-VSL).
@@ -85,6 +128,35 @@ class Localizer(nn.Module):
 
     def after_step(self) -> None:
         """Called after every optimizer step; momentum encoders move here."""
+
+
+def conv_heads(visual: int, audio: int, dim: int, dropout: float) -> tuple[nn.Module, nn.Module]:
+    """Heads for encoders that stay as they are: two convolutions for the grid, two linear layers for the sound.
+
+    Each begins with BatchNorm, because the scale of a frozen feature is nobody's choice, and drops whole channels.
+    """
+    see = nn.Sequential(
+        nn.BatchNorm2d(visual),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(visual, dim, 1, bias=False),
+        nn.BatchNorm2d(dim),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+        nn.BatchNorm2d(dim),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(dim, dim, 1, bias=False),
+        nn.BatchNorm2d(dim),
+    )
+    hear = nn.Sequential(
+        nn.BatchNorm1d(audio),
+        nn.Dropout(dropout),
+        nn.Linear(audio, 2 * dim, bias=False),
+        nn.BatchNorm1d(2 * dim),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(2 * dim, dim),
+    )
+    return see, hear
 
 
 LOCALIZERS = {

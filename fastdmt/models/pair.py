@@ -64,6 +64,7 @@ class Model:
                     output_stride=cfg.model.output_stride,
                     tau=cfg.model.temperature,
                     affine_init=cfg.model.affine_init,
+                    **({} if cfg.model.head == "linear" else {"head": "conv", "head_dropout": cfg.model.head_dropout}),
                 )
             for part, module, source in (
                 ("visual", student.visual, cfg.model.visual_weights),
@@ -73,6 +74,7 @@ class Model:
                     origins.append(f"localizer {name}, {part} encoder: random initialisation")
                 else:
                     origins.append(f"localizer {name}, {part} encoder: {load_weights(module, source)}")
+            student.freeze(cfg.model.freeze, cfg.model.freeze_audio in (name, "both"))
             student.start()
             students.append(student)
         return cls(cfg, students, [freeze(copy.deepcopy(s)) for s in students]), origins

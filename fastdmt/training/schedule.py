@@ -50,14 +50,17 @@ class Schedule:
         """Steps from one validation to the next."""
         return self.cfg.eval_every or max(1, math.ceil(self.steps[stage] / 8))
 
-    def rates(self, stage: str, done: int) -> tuple[float, float, float]:
-        """Learning rates of the weights, of norms and biases, and of (w, b), after `done` steps of a stage."""
+    def rates(self, stage: str, done: int) -> tuple[float, ...]:
+        """Learning rates after `done` steps of a stage: of the weights, of norms and biases, of (w, b), and, with
+        --lr-encoders, of the encoders' weights and norms."""
         optim, total = self.cfg.optim, self.steps[stage]
         scale = 0.5 * (1 + math.cos(math.pi * done / total)) if optim.schedule == "cosine" else 1.0
         if optim.lr_warmup:
             scale *= min(1.0, (done + 1) / (optim.lr_warmup * total))
         lr = optim.lr_unbiased if stage == UNBIASED and optim.lr_unbiased else optim.lr
-        return lr * scale, lr * scale, optim.affine_lr * scale
+        lr = lr * scale
+        encoders = (lr * optim.lr_encoders,) * 2 if optim.lr_encoders > 0 else ()
+        return lr, lr, optim.affine_lr * scale, *encoders
 
     @property
     def momentum(self) -> float:

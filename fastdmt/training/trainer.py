@@ -19,6 +19,7 @@ from torch import Tensor
 import fastdmt_kernels
 from fastdmt.algorithm.accepted_queue import AcceptedQueue
 from fastdmt.algorithm.dmt import DualMeanTeacherStep, Losses
+from fastdmt.algorithm.negatives import Negatives
 from fastdmt.algorithm.pseudo_labels import METHODS
 from fastdmt.config import TrainConfig
 from fastdmt.data.run_data import Data, open_data
@@ -90,6 +91,12 @@ class Trainer:
         self.model.to(self.device)
         for student in self.model.students:
             student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
+        with self.world.one_by_one():
+            self.data.keep_features(self.model.students, self.model.front_ends, self.console)
+        negatives = None
+        if cfg.pseudo.negatives > 0:
+            encode = self.data.features.hear if self.data.features else lambda name, sound: sound
+            negatives = Negatives(cfg.pseudo.negatives, self.model.front_ends, cfg.data.seconds, self.device, encode)
         self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world)
         self.validator = Validator(self.model, self.parallel, self.world, self.data)
         self.algorithm = DualMeanTeacherStep(
@@ -101,6 +108,7 @@ class Trainer:
             min_agree=self.data.dataset.min_agree,
             group=self.world.group,
             calls=self.parallel.calls,
+            negatives=negatives,
         )
         self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
         compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
@@ -207,6 +215,7 @@ class Trainer:
         momentum = torch.full((), self.schedule.momentum, device=self.device)
         while self.done < total and not self.interrupted:
             self._set_rates()
+            self.algorithm.progress.fill_(self.done / total)
             batch, losses = self.learn(batches, momentum)
             self._advance()
             self.interrupted = self.world.agree(self.leaving.wanted)
@@ -340,7 +349,7 @@ class Trainer:
         values = {"val_ciou": scores["teachers"]["ciou"], "val_auc": scores["teachers"]["auc"]}
         values |= {f"val_ciou_{source}": scores[source]["ciou"] for source in ("A", "B", "students")}
         self.observer.scalars(self.global_step, self.done, values)
-        if self.world.first:
+        if self.world.first and batch.frames_weak.shape[1] == 3:  # not features
             self.observer.picture("maps", self.global_step, training_picture(self.validator.whole, batch))
         if scores["teachers"]["selection"] > self.best:
             self.best = scores["teachers"]["selection"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from fastdmt.errors import FastDMTError
+from fastdmt.models.encoders.efficientnet import EfficientNetLite0
 from fastdmt.models.encoders.resnet import ResNet18, ResNet50, SpectrogramResNet18, SpectrogramResNet18S16
 from fastdmt.models.encoders.small import SmallLogMel, SmallSpectrogram, SmallVisual
 from fastdmt.models.encoders.soundnet import SoundNet8, SoundNet8Conv8
@@ -19,6 +20,7 @@ VISUAL = {
     "resnet18": ResNet18,
     "resnet50": ResNet50,
     "vgg16": VGG16,
+    "efficientnet-lite0": EfficientNetLite0,
     "small": lambda output_stride: SmallVisual(),
 }
 

@@ -1,0 +1,82 @@
+"""Frames that nothing in them sounds in: labelled frames with silence, noise, or another clip's sound, target empty.
+
+Labels alone say where something sounds and never that nothing does, so a localizer may learn to paint the object that
+stands out, whatever it hears. SLAVC and Mo and Morgado's extended test sets measure this; here it is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastdmt_loaders import Batch
+from fastdmt_loaders.audio import FRONT_ENDS
+
+NOISES = 63  # recordings of the bank besides silence
+NOISE_DB = (-70.0, -10.0)
+FOREIGN = 2  # of so many negatives one has no sound of its own: silence or noise; the others hear another clip
+
+
+class Negatives:
+    """Adds rows to a batch; nothing here waits for the device, and every step has the same shape.
+
+    Args:
+        share: negatives for every labelled clip, 0..1.
+        front_ends: sound front-ends of the batch.
+        seconds: length of a sound.
+        device: where batches lie.
+        encode: applied to every front-end's tensor (name, tensor), where batches hold features instead of sound.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        front_ends: tuple[str, ...],
+        seconds: float,
+        device: torch.device | str = "cpu",
+        encode: Callable[[str, Tensor], Tensor] = lambda name, sound: sound,
+    ) -> None:
+        self.share = share
+        generator = torch.Generator().manual_seed(0)
+        low, high = NOISE_DB
+        level = 10 ** ((low + (high - low) * torch.rand(NOISES, 1, generator=generator)) / 20)
+        pcm = {}
+        for rate in {FRONT_ENDS[name].rate for name in front_ends}:
+            noise = torch.randn(NOISES, round(rate * seconds), generator=generator) * level
+            pcm[rate] = torch.cat([torch.zeros_like(noise[:1]), noise])
+        self.quiet = {}
+        for name in front_ends:
+            sound = FRONT_ENDS[name].function(pcm[FRONT_ENDS[name].rate])
+            self.quiet[name] = encode(name, sound).to(device)
+
+    def rows(self, labelled: int) -> int:
+        """Negatives of a batch with so many labelled clips."""
+        return round(self.share * labelled)
+
+    def append(self, batch: Batch) -> Batch:
+        """The batch with `rows(batch.labelled)` more rows in its strong view, behind all others.
+
+        They repeat the first labelled frames. Every second one hears the next labelled clip, the others silence and
+        noise in turn.
+        """
+        n = self.rows(batch.labelled)
+        if n == 0 or batch.labelled < 2:
+            return batch
+        device = batch.frames_strong.device
+        foreign = torch.arange(1, n + 1, device=device) % batch.labelled
+        # Silence every fourth time; which noises, the clips decide.
+        turn = torch.arange(n, device=device) // FOREIGN
+        noise = 1 + (batch.index[:n] + turn) % NOISES
+        quiet = torch.where(turn % 4 == 0, 0, noise)
+        hears_clip = torch.arange(n, device=device) % FOREIGN == 1
+        sound = {}
+        for name, own in batch.sound_strong.items():
+            pick = hears_clip.view(-1, *[1] * (own.ndim - 1))
+            sound[name] = torch.cat([own, torch.where(pick, own[foreign], self.quiet[name][quiet].to(own.dtype))])
+        frames = torch.cat([batch.frames_strong, batch.frames_strong[:n]])
+        if frames.shape[1] == 3:
+            frames = frames.contiguous(memory_format=torch.channels_last)
+        return dataclasses.replace(batch, frames_strong=frames, sound_strong=sound)
