@@ -39,8 +39,9 @@ for folder in ("", "kernels", "loaders"):
 
 import fastdmt_kernels  # noqa: E402
 from fastdmt.algorithm import reference  # noqa: E402
-from fastdmt.config import TrainConfig, preset  # noqa: E402
+from fastdmt.config import TrainConfig  # noqa: E402
 from fastdmt.distributed.processes import World, start  # noqa: E402
+from fastdmt.presets import preset  # noqa: E402
 from fastdmt.training.schedule import UNBIASED  # noqa: E402
 from fastdmt.training.trainer import Trainer  # noqa: E402
 

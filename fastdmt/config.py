@@ -1,6 +1,6 @@
 """Every setting of a run. The docstrings below are the command line's help; this file never imports torch.
 
-A preset is a function that returns a complete `TrainConfig`; flags given by the user replace single fields of it.
+Presets are complete `TrainConfig`s (presets.py); flags given by the user replace single fields of them.
 Marks in the text: [paper] stated by the paper's abstract or figure, [recalled] its default as far as known,
 [peer] the convention of the field's public code, [ours] a choice of this project with a reason.
 """
@@ -333,107 +333,6 @@ class TrainConfig:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise FastDMTError(message)
-
-
-def _real(name: str, annotations: str, **optim: Any) -> TrainConfig:
-    return TrainConfig(
-        preset=name,
-        run=Path("runs") / name,
-        data=DataConfig(root=Path("data") / name.split("-")[0], annotations=annotations),
-        optim=OptimConfig(**optim),
-    )
-
-
-def _demo() -> TrainConfig:
-    return TrainConfig(
-        preset="demo",
-        data=DataConfig(annotations="flickr", size=96),
-        model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
-        # From scratch and for minutes, the contrastive loss stays at chance: the demo leaves it out.
-        pseudo=PseudoLabelConfig(delta=0.6, tau=0.7, ignore_below=0.4, lambda_u=0.0, half_life=0.15),
-        optim=OptimConfig(
-            warmup_steps=250,
-            steps=600,
-            batch=48,
-            labelled_share=1 / 3,
-            lr=3e-3,
-            lr_unbiased=2e-3,
-            affine_lr=3e-3,
-            schedule="cosine",
-            lr_warmup=0.2,
-        ),
-        log_every=5,
-    )
-
-
-def _real_small() -> TrainConfig:
-    return TrainConfig(
-        preset="real-small",
-        run=Path("runs/real-small"),
-        data=DataConfig(root=Path("data/real"), size=192, feature_crops=3),
-        model=ModelConfig(
-            visual="efficientnet-lite0",
-            visual_weights="lite0",
-            audio_a="small-logmel",
-            audio_b="soundnet8",
-            audio_weights_b="sound8",
-            freeze=-1,
-            freeze_audio="B",
-            head="conv",
-            head_dropout=0.3,
-            dim=128,
-            temperature=0.07,
-        ),
-        pseudo=PseudoLabelConfig(
-            delta=0.5,
-            tau=0.3,
-            lambda_u=0.1,
-            lambda_warmup=0.1,
-            foreground=0.4,
-            negatives=1.0,
-            half_life=0.2,
-        ),
-        optim=OptimConfig(
-            warmup_steps=150,
-            steps=300,
-            batch=64,
-            lr=2e-3,
-            lr_unbiased=1e-3,
-            weight_decay=1e-2,
-            schedule="cosine",
-            lr_warmup=0.1,
-        ),
-    )
-
-
-def _paper() -> TrainConfig:
-    base = _real("paper", "auto", warmup_epochs=20, epochs=100)
-    return dataclasses.replace(
-        base,
-        data=dataclasses.replace(base.data, audio_augment="none"),
-        pseudo=PseudoLabelConfig(ignore_below=None),
-    )
-
-
-PRESETS = {
-    "demo": _demo,
-    "real-small": _real_small,
-    "flickr-10k": lambda: _real("flickr-10k", "flickr", epochs=100),
-    "flickr-144k": lambda: _real("flickr-144k", "flickr", epochs=20),
-    "vggsound-10k": lambda: _real("vggsound-10k", "vggss", epochs=100),
-    "vggsound-144k": lambda: _real("vggsound-144k", "vggss", epochs=20),
-    "paper": _paper,
-}
-
-
-def preset(name: str) -> TrainConfig:
-    """The complete configuration of a preset.
-
-    Raises:
-        FastDMTError: the name is unknown; the message lists the known ones.
-    """
-    require(name in PRESETS, f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
 
 
 def to_dict(config: Any) -> Any:

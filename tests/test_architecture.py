@@ -19,7 +19,7 @@ FLOORS = [
     {"evaluation", "algorithm"},
     {"models"},
     {"runs", "data"},
-    {"distributed"},
+    {"distributed", "presets"},
     {"config", "drawing", "files"},
     {"names"},
     {"errors", "console"},

@@ -16,11 +16,11 @@ from empty_files import touch
 from rich.console import Console
 from tones import name, write_data, write_video
 
-from fastdmt import config
+from fastdmt import config, presets
 from fastdmt.algorithm import pseudo_labels as methods
 from fastdmt.cli.main import COMMANDS, main, parse
-from fastdmt.config import preset
 from fastdmt.models.localizer import build_localizer
+from fastdmt.presets import preset
 from fastdmt.training.trainer import Trainer
 from fastdmt_loaders import read_list
 from fastdmt_loaders.tools.demo import make_demo
@@ -81,7 +81,7 @@ def test_links_options_and_presets_exist(page):
     for option in set(re.findall(r"--[a-z][a-z-]*", text)):
         assert option in known | {"--logdir"}, option
     for value in re.findall(r"--preset ([a-z0-9-]+)", text):
-        assert value in config.PRESETS
+        assert value in presets.PRESETS
     for value in re.findall(r"--method ([a-z-]+)", text):
         assert value in methods.METHODS
 

@@ -41,6 +41,12 @@ class Losses(NamedTuple):
     labels: list[Consensus] | None  #: pseudo-labels of every student
     negative: Tensor  #: localization loss of frames in which nothing sounds, mean of the students
 
+    def logged(self) -> dict[str, Tensor]:
+        """The 0-d values by the names that a run's metrics have."""
+        parts = {"supervised": self.supervised, "contrastive": self.contrastive, "negative": self.negative}
+        labels = {"kept": self.kept, "teachers_iou": self.iou, "empty": self.empty}
+        return {"loss": self.total.detach(), **parts, **labels}
+
 
 def supervised_loss(
     s: Tensor,

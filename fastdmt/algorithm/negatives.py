@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastdmt_loaders import Batch
-from fastdmt_loaders.audio import FRONT_ENDS
+from fastdmt.config import TrainConfig
+from fastdmt.models.feature_cache import Features
+from fastdmt_loaders import FRONT_ENDS, Batch
 
 NOISES = 63  # recordings of the bank besides silence
 NOISE_DB = (-70.0, -10.0)
@@ -51,6 +52,16 @@ class Negatives:
         for name in front_ends:
             sound = FRONT_ENDS[name].function(pcm[FRONT_ENDS[name].rate])
             self.quiet[name] = encode(name, sound).to(device)
+
+    @classmethod
+    def of_run(
+        cls, cfg: TrainConfig, front_ends: tuple[str, ...], device: torch.device, features: Features | None
+    ) -> Negatives | None:
+        """As a run's settings say; None for none."""
+        if cfg.pseudo.negatives == 0:
+            return None
+        options = {} if features is None else {"encode": features.hear}
+        return cls(cfg.pseudo.negatives, front_ends, cfg.data.seconds, device, **options)
 
     def rows(self, labelled: int) -> int:
         """Negatives of a batch with so many labelled clips."""

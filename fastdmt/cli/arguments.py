@@ -8,7 +8,8 @@ from typing import Literal
 
 import tyro
 
-from fastdmt.config import TrainConfig, preset
+from fastdmt.config import TrainConfig
+from fastdmt.presets import preset
 
 Positional = tyro.conf.Positional
 SuiteName = Literal["flickr", "vggss", "vggss-heard", "vggss-unheard", "flickr-extended", "vggss-extended"]
@@ -70,10 +71,17 @@ class Predict:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train several methods with equal data, steps and seeds, and print mean and spread."""
+    """Train methods, or any variants, with equal data, steps and seeds; print mean, spread and what differences mean.
+
+    Rows that differ in stage 2 alone share stage 1. A run that is finished is not run again.
+    """
 
     methods: str = "supervised,mean-teacher,dmt"
-    """Comma-separated methods."""
+    """Comma-separated methods; the first is what the others are compared with."""
+    variant: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A row of its own: "name: options of train", once for each; then --methods is not read."""
+    label_budgets: str = ""
+    """Comma-separated numbers of labelled clips, also as --labels 40,80,160: CIoU over labels, one line a row."""
     localizers: str = ""
     """Comma-separated localizers; empty: the preset's."""
     seeds: int = 3

@@ -2,78 +2,161 @@
 
 Every run sees the same data, steps, seeds and augmentation, trains the same pair of localizers and gives each an EMA
 teacher. The table has the pair's mean and one localizer alone, so that ensembling cannot pass for a better method.
+Rows are methods, or variants: any options under a name. A run that is finished is not run again: its folder's name
+holds a digest of its settings, so that another setting is another run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import statistics
+import shlex
 from pathlib import Path
 from typing import Any
 
+import tyro
 from rich.table import Table
 
 from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
-from fastdmt.config import METHOD_NAMES, TrainConfig, require
+from fastdmt.config import METHOD_NAMES, PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE
-from fastdmt.drawing.curves import write_curves
+from fastdmt.drawing.curves import write_budgets, write_curves
+from fastdmt.errors import FastDMTError
+from fastdmt.evaluation import differences
 from fastdmt.models.pair import load
+from fastdmt.runs.folder import FREE
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
+# Settings that stage 1 does not read: variants that differ in these alone share it.
+STAGE_2 = {f.name for f in dataclasses.fields(PseudoLabelConfig)} - {
+    *("foreground", "negatives", "negative_weight", "lambda_warmup", "supervised_loss")
+}
+STAGE_2 |= {"method", "preset", "epochs", "steps", "lr_unbiased", "labelled_share", "eval_every", "warm_from"}
 
 
 def compare(args: arguments.Compare) -> int:
-    """Train, evaluate, print mean and standard deviation over seeds; write compare.json and compare.html."""
-    methods = args.methods.split(",")
-    localizers = args.localizers.split(",") if args.localizers else [args.train.model.localizer]
-    for method in methods:
-        require(method in METHOD_NAMES, f"unknown method {method!r}: choose from {', '.join(METHOD_NAMES)}")
-    require(args.seeds >= 1, "--seeds must be at least 1")
+    """Train, evaluate, print mean and deviation over seeds and what a difference is worth; write JSON and pages."""
     root = args.train.run if args.train.run != TrainConfig().run else Path("runs/compare")
-    rows: dict[str, list[dict[str, Any]]] = {}
-    warmed: dict[tuple[str, int], Path] = {}
-    for seed in range(args.train.seed, args.train.seed + args.seeds):
-        for localizer in localizers:
-            for method in methods:
-                name = method if len(localizers) == 1 else f"{localizer} {method}"
-                run = root / f"{localizer}-{method}-{seed}"
-                cfg = dataclasses.replace(
-                    args.train,
-                    method=method,
-                    seed=seed,
-                    run=run,
-                    # Stage 1 is the same for every method that has one: the first of them runs it for all.
-                    warm_from=None if method == "self-supervised" else warmed.get((localizer, seed)),
-                    model=dataclasses.replace(args.train.model, localizer=localizer),
-                )
-                if method != "self-supervised":
-                    warmed.setdefault((localizer, seed), run)
-                row = one_run(cfg, args.split)
+    base = dataclasses.replace(args.train, run=root)
+    rows = variants(base, args.methods, args.localizers, args.variant)
+    budgets = parse_budgets(args.label_budgets)
+    require(args.seeds >= 1, "--seeds must be at least 1")
+    tables: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    warmed: dict[str, Path] = {}
+    for seed in range(base.seed, base.seed + args.seeds):
+        for budget in budgets:
+            for name, cfg in rows.items():
+                cfg = dataclasses.replace(cfg, seed=seed)
+                if budget:
+                    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, labels=budget))
+                row = one_run(name, cfg, args.split, warmed)
                 if row is None:
                     CONSOLE.print("stopped; the same command goes on where it stopped")
                     return 130
-                rows.setdefault(name, []).append(row)
-    (root / "compare.json").write_text(json.dumps({"split": args.split, "rows": rows}, indent=1), encoding="utf-8")
-    write_curves(root / "compare.html", {name: [r["curves"] for r in runs] for name, runs in rows.items()})
-    CONSOLE.print(table(rows, args.split))
-    CONSOLE.print(f"written: {root / 'compare.json'}, {root / 'compare.html'}", soft_wrap=True)
+                tables.setdefault(budget, {}).setdefault(name, []).append(row)
+    for budget, table in tables.items():
+        if budget:
+            CONSOLE.rule(f"{budget} labels")
+        CONSOLE.print(comparison_table(table, args.split))
+        for line in differences.sentences({name: values(runs) for name, runs in table.items()}):
+            CONSOLE.print(line, soft_wrap=True)
+    last = tables[budgets[-1]]
+    written = [root / "compare.json", root / "compare.html"]
+    saved = {"split": args.split, "rows": last}
+    if len(budgets) > 1:
+        saved["budgets"] = tables
+        written.append(root / "labels.html")
+        write_budgets(written[-1], {b: {name: values(runs) for name, runs in t.items()} for b, t in tables.items()})
+    written[0].write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    write_curves(written[1], {name: [r["curves"] for r in runs] for name, runs in last.items()})
+    CONSOLE.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return 0
 
 
-def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
-    """Train unless done, then measure; finished work is kept, so that an interrupted comparison goes on."""
-    done = cfg.run / f"compare-{split}.json"
+def variants(base: TrainConfig, methods: str, localizers: str, given: tuple[str, ...]) -> dict[str, TrainConfig]:
+    """Name -> settings of every row.
+
+    Args:
+        base: settings shared by all.
+        methods, localizers: comma-separated; every pair is a row.
+        given: "name: options of train"; when there are any, they are the rows and `methods` is not read.
+
+    Raises:
+        FastDMTError: a method that does not exist, a name without options or twice, options that do not parse.
+    """
+    rows: dict[str, TrainConfig] = {}
+    for text in given:
+        name, colon, options = text.partition(":")
+        name = name.strip()
+        require(bool(colon and name), f'--variant {text!r} has no name: write "name: options", for example "plain: "')
+        require(name not in rows, f"two variants are called {name!r}; give each a name of its own")
+        rows[name] = with_options(base, name, options)
+    if rows:
+        return rows
+    for method in methods.split(","):
+        require(method in METHOD_NAMES, f"unknown method {method!r}: choose from {', '.join(METHOD_NAMES)}")
+        for localizer in localizers.split(",") if localizers else [base.model.localizer]:
+            name = f"{localizer} {method}" if "," in localizers else method
+            model = dataclasses.replace(base.model, localizer=localizer)
+            rows[name] = dataclasses.replace(base, method=method, model=model)
+    return rows
+
+
+def with_options(base: TrainConfig, name: str, options: str) -> TrainConfig:
+    """The settings with some options of `fastdmt train` on top. Raises FastDMTError: they do not parse."""
+    try:
+        words = shlex.split(options)
+        return tyro.cli(tyro.conf.OmitArgPrefixes[TrainConfig], args=words, default=base, console_outputs=False)
+    except (SystemExit, ValueError) as error:
+        raise FastDMTError(
+            f"variant {name!r}: {options.strip()!r} are not options of train; see fastdmt train --help"
+        ) from error
+
+
+def parse_budgets(text: str) -> list[int]:
+    """Label budgets, comma-separated; [0] (the run's own) for none. Raises FastDMTError: not positive counts."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    require(all(part.isdigit() and int(part) > 0 for part in parts), f"--labels {text!r}: give counts, as 40,80,160")
+    return sorted({int(part) for part in parts}) or [0]
+
+
+def digest(cfg: TrainConfig, without: frozenset[str] | set[str] = frozenset()) -> str:
+    """Eight digits that stand for the settings that move numbers, some of them left out."""
+
+    def keep(values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            k: keep(v) if isinstance(v, dict) else v
+            for k, v in values.items()
+            if k not in without and (k == "root" or k not in FREE)
+        }
+
+    return hashlib.sha256(json.dumps(keep(to_dict(cfg)), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) -> dict[str, Any] | None:
+    """Train unless done, then measure; None when a signal ended it, saved.
+
+    Args:
+        warmed: digest of stage 1 -> run whose warm-up the others start from; filled here.
+    """
+    run = cfg.run / f"{''.join(c if c.isalnum() else '-' for c in name)}-{cfg.seed}-{digest(cfg, {'feature_cache'})}"
+    stage_1 = digest(cfg, STAGE_2 | {"feature_cache"})
+    has_warmup = cfg.method != "self-supervised" and cfg.warm_from is None
+    cfg = dataclasses.replace(cfg, run=run, warm_from=warmed.get(stage_1, cfg.warm_from) if has_warmup else None)
+    if has_warmup:
+        warmed.setdefault(stage_1, run)
+    done = run / f"compare-{split}.json"
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
-    CONSOLE.rule(f"{cfg.model.localizer} {cfg.method}, seed {cfg.seed}")
+    CONSOLE.rule(f"{name}, seed {cfg.seed}" + (f", {cfg.data.labels} labels" if cfg.data.labels else ""))
     if not trained(cfg):
         return None
-    model = load(cfg.run, "last")
-    items = str((cfg.run / "lists" / "validation.txt").resolve()) if split == "val" else None
+    model = load(run, "last")
+    items = str((run / "lists" / "validation.txt").resolve()) if split == "val" else None
     pair, one, students = (
         evaluation(model, list_name=items, source=source).summary for source in ("teachers", "A", "students")
     )
@@ -86,12 +169,17 @@ def one_run(cfg: TrainConfig, split: str) -> dict[str, Any] | None:
         "ciou_shuffled": pair["absolute"]["other_ciou"],
         "blind": pair["absolute"]["blind_ciou"],
         "cap": pair["absolute"]["cap_ciou"],
-        "curves": curves(cfg.run),
+        "curves": curves(run),
     }
     done.write_text(json.dumps(row), encoding="utf-8")
     settings = {"method": cfg.method, "localizer": cfg.model.localizer, "seed": cfg.seed}
-    write_hparams(cfg.run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
+    write_hparams(run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
     return row
+
+
+def values(runs: list[dict[str, Any]], key: str = "ciou") -> list[float]:
+    """One measure of every seed, in percent."""
+    return [100 * run[key] for run in runs]
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -106,7 +194,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: series for name, series in out.items() if any(value for _, value in series)}
 
 
-def table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
+def comparison_table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
     """Mean and standard deviation over seeds, in percent."""
     columns = {
         "ciou": "CIoU@0.5",
@@ -121,14 +209,9 @@ def table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
         title=f"{split} items, absolute threshold, mean and standard deviation over {len(next(iter(rows.values())))} "
         f"seeds; blind disc {100 * any_row['blind']:.1f}, cap {100 * any_row['cap']:.1f}"
     )
-    out.add_column("method")
+    out.add_column("")
     for title in columns.values():
         out.add_column(title, justify="right")
     for name, runs in rows.items():
-        cells = []
-        for key in columns:
-            values = [100 * run[key] for run in runs]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
-        out.add_row(name, *cells)
+        out.add_row(name, *(differences.mean_and_deviation(values(runs, key)) for key in columns))
     return out

@@ -12,8 +12,9 @@ from pathlib import Path
 import tyro
 
 from fastdmt.cli import arguments
-from fastdmt.config import TrainConfig, load_config, preset
+from fastdmt.config import TrainConfig, load_config
 from fastdmt.errors import FastDMTError
+from fastdmt.presets import preset
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
@@ -54,6 +55,9 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
         raise FastDMTError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
     kind, target, _ = COMMANDS[name]
     rest = list(args[words:])
+    if kind is arguments.Compare:  # train's own --labels is one number
+        i = next((i for i, word in enumerate(rest[:-1]) if word == "--labels" and "," in rest[i + 1]), None)
+        rest = rest if i is None else [*rest[:i], "--label-budgets", *rest[i + 1 :]]
     default = _train_default(rest) if kind in (TrainConfig, arguments.Compare) else None
     if kind is arguments.Compare:
         default = arguments.Compare(train=default)

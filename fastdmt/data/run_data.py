@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,7 @@ class Data:
     split: Split
     cfg: TrainConfig
     summary: list[str]
-    features: Features | None = None  # of frozen encoders, in place of frames and sound
+    features: Any = None  # a `models.feature_cache.Features`: what frozen encoders say, in place of frames and sound
     _resident: list[EvalBatch] = field(default_factory=list)
 
     @property
@@ -103,18 +103,6 @@ class Data:
         if len(pairs) <= RESIDENT:
             self._resident = batches
         return batches
-
-    def keep_features(self, localizers: Sequence[Localizer], front_ends: tuple[str, ...], console: Console) -> None:
-        """Encode every training clip by the frozen encoders, or find that an earlier run did."""
-        data = self.cfg.data
-        if data.feature_crops == 0:
-            return
-        ids, view = [*self.labelled, *self.unlabelled], self.view(front_ends, augment=True)
-        with bar(console, "encoding clips") as tick:
-            self.features = Features(
-                self.dataset, ids, view, localizers, data.feature_crops, data.feature_cache, progress=tick
-            )
-        self.summary.append(f"features of frozen encoders: {self.features.folder}")
 
     def write_splits(self, run: Path) -> None:
         """Beside the run, because the published splits are unknown and cannot be reconstructed."""

@@ -30,13 +30,51 @@ def write_curves(path: Path, methods: Mapping[str, Sequence[Series]]) -> None:
         f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in _coloured(methods)
     )
     charts = "\n".join(chart(name, title, methods) for name, title in TITLES.items())
-    path.write_text(
-        "<!doctype html><meta charset='utf-8'><title>FastDMT compare</title><style>"
+    path.write_text(page("Training curves", f"<p>{key}</p>{charts}"), encoding="utf-8")
+
+
+def write_budgets(path: Path, budgets: Mapping[int, Mapping[str, Sequence[float]]]) -> None:
+    """Write CIoU over the number of labels, one line a row, dots for seeds.
+
+    Args:
+        path: html file.
+        budgets: labels -> row -> CIoU of every seed, in percent.
+    """
+    names = list(next(iter(budgets.values())))
+    top = max(value for rows in budgets.values() for seeds in rows.values() for value in seeds) * 1.05 or 1.0
+    steps = {budget: i for i, budget in enumerate(budgets)}
+
+    def xy(budget: int, value: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT) * (steps[budget] + 0.5) / len(steps)
+        return round(x, 1), round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
+
+    body = [f'<text x="{LEFT}" y="14">CIoU@0.5 (absolute) over labelled clips</text>']
+    for share in (0, 0.5, 1):
+        y = xy(next(iter(budgets)), share * top)[1]
+        body.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
+        body.append(f'<text x="0" y="{y}">{share * top:.1f}</text>')
+    body += [f'<text x="{xy(b, 0)[0]}" y="{HEIGHT - 8}" text-anchor="middle">{b}</text>' for b in budgets]
+    key = []
+    for i, name in enumerate(names):
+        colour = COLOURS[i % len(COLOURS)]
+        key.append(f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>')
+        for budget, rows in budgets.items():
+            places = [xy(budget, value) for value in rows[name]]
+            body += [f'<circle cx="{x}" cy="{y}" r="2" fill="{colour}" opacity=".5"/>' for x, y in places]
+        means = [xy(budget, sum(rows[name]) / len(rows[name])) for budget, rows in budgets.items()]
+        points = " ".join(f"{x},{y}" for x, y in means)
+        body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2.5" points="{points}"/>')
+    svg = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="CIoU over labels">{"".join(body)}</svg>'
+    path.write_text(page("Labels", f"<p>{' '.join(key)}</p>{svg}"), encoding="utf-8")
+
+
+def page(title: str, content: str) -> str:
+    """A self-contained page."""
+    return (
+        f"<!doctype html><meta charset='utf-8'><title>FastDMT {title}</title><style>"
         ":root{color-scheme:light dark}body{font:15px system-ui;margin:2rem;max-width:1000px}"
         "svg{margin:.5rem;overflow:visible}text{font:11px system-ui;fill:currentColor}"
-        "i{display:inline-block;width:1em;height:.6em;margin:0 .4em 0 1em}</style>"
-        f"<h1>Training curves</h1><p>{key}</p>{charts}",
-        encoding="utf-8",
+        f"i{{display:inline-block;width:1em;height:.6em;margin:0 .4em 0 1em}}</style><h1>{title}</h1>{content}"
     )
 
 

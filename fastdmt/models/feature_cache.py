@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from fastdmt.console import bar
+from fastdmt.data.run_data import Data
+from fastdmt.models.localizer import Localizer
 from fastdmt_loaders import AVDataset, Batch, EvalBatch, Plan, View, augment
 from fastdmt_loaders.batch import RawBatch
 from fastdmt_loaders.dataset.sampler import AUGMENTATION, philox
-from fastdmt_loaders.workers import read_item
+from fastdmt_loaders.sources.workers import read_item
 
-from fastdmt.models.localizer import Localizer
-
-log = logging.getLogger("fastdmt")
 VERSION = 1  # of the files
 CHUNK = 32  # clips encoded together
 DRAWS = 7919  # seed of the crops: every run of these clips shares them
@@ -65,6 +65,20 @@ class Features:
             self._make(progress)
         names = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))["arrays"]
         self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in names}
+
+    @classmethod
+    def of_run(
+        cls, data: Data, localizers: Sequence[Localizer], front_ends: tuple[str, ...], console: Console
+    ) -> Features | None:
+        """Of a run's training clips, encoded now or by an earlier run; None when the run keeps none."""
+        cfg = data.cfg.data
+        if cfg.feature_crops == 0:
+            return None
+        ids, view = [*data.labelled, *data.unlabelled], data.view(front_ends, augment=True)
+        with bar(console, "encoding clips") as tick:
+            features = cls(data.dataset, ids, view, localizers, cfg.feature_crops, cfg.feature_cache, progress=tick)
+        data.summary.append(f"features of frozen encoders: {features.folder}")
+        return features
 
     def loader(self, plan: Plan) -> FeatureLoader:
         """Batches of a plan over these clips, or over the labelled ones, which come first."""

@@ -25,6 +25,7 @@ from fastdmt.config import TrainConfig
 from fastdmt.data.run_data import Data, open_data
 from fastdmt.distributed.processes import Leaving, World, join, resume_command
 from fastdmt.distributed.sharding import Parallel
+from fastdmt.models.feature_cache import Features
 from fastdmt.models.pair import Model, keep_origins
 from fastdmt.runs import checkpoint
 from fastdmt.runs.folder import open_run
@@ -92,11 +93,8 @@ class Trainer:
         for student in self.model.students:
             student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
         with self.world.one_by_one():
-            self.data.keep_features(self.model.students, self.model.front_ends, self.console)
-        negatives = None
-        if cfg.pseudo.negatives > 0:
-            encode = self.data.features.hear if self.data.features else lambda name, sound: sound
-            negatives = Negatives(cfg.pseudo.negatives, self.model.front_ends, cfg.data.seconds, self.device, encode)
+            self.data.features = Features.of_run(self.data, self.model.students, self.model.front_ends, self.console)
+        negatives = Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features)
         self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world)
         self.validator = Validator(self.model, self.parallel, self.world, self.data)
         self.algorithm = DualMeanTeacherStep(
@@ -221,17 +219,7 @@ class Trainer:
             self.interrupted = self.world.agree(self.leaving.wanted)
             if self._logs():
                 truth = diagnose(losses.labels, batch, self.algorithm.size, self.algorithm.min_agree)
-                self._log(
-                    {
-                        "loss": losses.total.detach(),
-                        "supervised": losses.supervised,
-                        "contrastive": losses.contrastive,
-                        "kept": losses.kept,
-                        "teachers_iou": losses.iou,
-                        "empty": losses.empty,
-                        **truth,
-                    }
-                )
+                self._log(losses.logged() | truth)
             due = self.done % every == 0 or self.done == total
             if due:
                 self._validate_teachers(batch)

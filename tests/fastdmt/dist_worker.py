@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fastdmt.config import preset
 from fastdmt.distributed.sharding import full
+from fastdmt.presets import preset
 from fastdmt.training.schedule import UNBIASED
 from fastdmt.training.trainer import Trainer
 

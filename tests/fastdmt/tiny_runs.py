@@ -5,7 +5,7 @@ import os
 
 from rich.console import Console
 
-from fastdmt.config import preset
+from fastdmt.presets import preset
 from fastdmt.runs import checkpoint
 from fastdmt.training.trainer import Trainer
 

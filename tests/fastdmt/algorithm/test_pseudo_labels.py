@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fastdmt import load
-from fastdmt.config import METHOD_NAMES, preset
+from fastdmt.config import METHOD_NAMES
 from fastdmt.errors import FastDMTError
+from fastdmt.presets import preset
 from fastdmt.runs.checkpoint import read_weights
 from fastdmt.training.trainer import Trainer
 from fastdmt_loaders.tools.demo import make_demo

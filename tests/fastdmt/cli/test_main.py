@@ -15,9 +15,9 @@ from tones import PLACES, name, write_data
 import fastdmt
 from fastdmt.cli import arguments
 from fastdmt.cli.main import COMMANDS, main
-from fastdmt.config import preset
 from fastdmt.evaluation.suites import SUITES
 from fastdmt.models.localizer import build_localizer
+from fastdmt.presets import preset
 from fastdmt.training.trainer import Trainer
 from fastdmt_loaders.tools.demo import make_demo
 

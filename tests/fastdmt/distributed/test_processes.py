@@ -15,9 +15,9 @@ from dist_worker import losses, tiny, weights
 
 from fastdmt import load
 from fastdmt.cli.main import main
-from fastdmt.config import preset
 from fastdmt.distributed.processes import start
 from fastdmt.errors import FastDMTError
+from fastdmt.presets import preset
 from fastdmt.runs import checkpoint
 from fastdmt_loaders.tools.demo import make_demo
 
