@@ -157,8 +157,8 @@ class Features:
         except OSError:  # another run was faster
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _encode(self, rows: np.ndarray, items: list, k: int) -> dict[str, Tensor]:
-        raw = RawBatch(
+    def _raw(self, rows: np.ndarray, items: list) -> RawBatch:
+        return RawBatch(
             torch.from_numpy(np.stack([frame for frame, _ in items])).permute(0, 3, 1, 2),
             {rate: torch.from_numpy(np.stack([sound[rate] for _, sound in items])) for rate in self.view.rates},
             torch.from_numpy(self.table.boxes[rows]),
@@ -167,6 +167,9 @@ class Features:
             len(rows),
             0,
         )
+
+    def _encode(self, rows: np.ndarray, items: list, k: int) -> dict[str, Tensor]:
+        raw = self._raw(rows, items)
         draws = augment.draw(DRAWS + k, int(rows[0]), len(rows))
         batch = augment.apply(raw, draws, self.view, [""] * len(rows))
         out = {"weak": self.see(batch.frames_weak), "strong": self.see(batch.frames_strong), "boxes": batch.boxes}

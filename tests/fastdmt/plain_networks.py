@@ -131,3 +131,45 @@ def soundnet_conv7(layers, wave):
         x = np.maximum(x, 0)
         x = x[: len(x) // pool * pool].reshape(-1, pool, x.shape[1]).max(1)
     return x
+
+
+def efficientnet_lite0(state, x):
+    """Block table of the paper (B0 without squeeze-and-excitation), padding as TensorFlow's SAME.
+
+    Returns the last grids of stride 16 and 32.
+    """
+    s = {k: v.double() for k, v in state.items()}
+
+    def conv(name, x, stride=1, groups=1):
+        k = s[name].shape[-1]
+        padded = x
+        for axis in (2, 3):
+            n = padded.shape[axis]
+            want = (int(np.ceil(n / stride)) - 1) * stride + k - n
+            before = max(want, 0) // 2
+            pad = [0, 0, 0, 0]
+            pad[2 * (3 - axis)], pad[2 * (3 - axis) + 1] = before, max(want, 0) - before
+            padded = F.pad(padded, pad)
+        return F.conv2d(padded, s[name], stride=stride, groups=groups)
+
+    def bn(prefix, x):
+        mean, var = s[f"{prefix}.running_mean"][:, None, None], s[f"{prefix}.running_var"][:, None, None]
+        scale, shift = s[f"{prefix}.weight"][:, None, None], s[f"{prefix}.bias"][:, None, None]
+        return (x - mean) / (var + 1e-3).sqrt() * scale + shift
+
+    x = bn("_bn0", conv("_conv_stem.weight", x, 2)).clamp(0, 6)
+    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+    before = 32
+    fine = None
+    for i, stride in enumerate(strides):
+        p, y = f"_blocks.{i}.", x
+        if i > 0:
+            y = bn(p + "_bn0", conv(p + "_expand_conv.weight", y)).clamp(0, 6)
+        y = bn(p + "_bn1", conv(p + "_depthwise_conv.weight", y, stride, y.shape[1])).clamp(0, 6)
+        y = bn(p + "_bn2", conv(p + "_project_conv.weight", y))
+        after = y.shape[1]
+        x = x + y if stride == 1 and before == after else y
+        before = after
+        if i == 10:
+            fine = x
+    return fine, x

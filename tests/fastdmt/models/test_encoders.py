@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from plain_networks import random_state, resnet, resnet_shapes, soundnet_arrays, soundnet_conv7
+from plain_networks import efficientnet_lite0, random_state, resnet, resnet_shapes, soundnet_arrays, soundnet_conv7
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdmt.errors import FastDMTError
@@ -28,6 +28,7 @@ def gmac(module, *shape):
         ("vgg16", 14_714_688),
         ("vggish", 72_141_184),
         ("soundnet8", 2_874_320),
+        ("efficientnet-lite0", 4_652_008 - 1281 * 1000 - 1280 * (320 + 2)),
         ("spectrogram", 11_689_512 - 513 * 1000 - 2 * 64 * 49),
     ],
 )
@@ -78,6 +79,23 @@ def test_resnet_is_the_published_network(name, stride):
     x = torch.randn(2, 3, 71, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(module(x), resnet(state, x, name, 2 if stride == 32 else 1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("side", [(64, 96), (45, 71)])
+def test_efficientnet_is_the_published_network(side):
+    module = build_visual("efficientnet-lite0", 32).double().eval()
+    state = random_state({k: tuple(v.shape) for k, v in module.state_dict().items()})
+    module.load_state_dict(state)
+    x = torch.randn(2, 3, *side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fine, deep = efficientnet_lite0(state, x)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), deep, rtol=1e-9, atol=1e-9)
+        both = build_visual("efficientnet-lite0", 16).double().eval()
+        both.load_state_dict(state)
+        grid = both(x)
+    assert torch.allclose(grid[:, :112], fine)
+    up = torch.nn.functional.interpolate(deep, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    assert torch.allclose(grid[:, 112:], up)
 
 
 def test_spectrogram_resnet_takes_the_maximum():

@@ -1,0 +1,75 @@
+"""Frames in which nothing sounds: which rows they are, what the loss asks of them, and what it leaves alone."""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from small_pairs import LABELLED, LOOSE, SIZE, UNLABELLED, make_batch, make_pairs, step_of
+
+from fastdmt.algorithm.negatives import Negatives
+from fastdmt_loaders import FRONT_ENDS
+
+NAMES = ("logmel", "spectrogram")
+
+
+def crop(name, sound):
+    """The bank has 3 s of sound, the small batches less."""
+    return sound[:, :1] if name == "logmel" else sound[..., :40]
+
+
+def negatives(share=1.0):
+    return Negatives(share, NAMES, 3.0, encode=crop)
+
+
+def test_rows_behind_the_batch_hear_silence_noise_or_the_next_clip():
+    batch = make_batch(1)
+    out = negatives().append(batch)
+    n = LABELLED + UNLABELLED
+    assert len(out.frames_strong) == n + LABELLED and len(out.boxes) == n and out.labelled == LABELLED
+    assert torch.equal(out.frames_strong[n:], batch.frames_strong[:LABELLED])
+    assert torch.equal(out.frames_strong[:n], batch.frames_strong)
+    silence = {name: crop(name, FRONT_ENDS[name].function(torch.zeros(1, 3 * FRONT_ENDS[name].rate))) for name in NAMES}
+    for name in NAMES:
+        own, all_ = batch.sound_strong[name], out.sound_strong[name]
+        assert torch.equal(all_[:n], own)
+        assert torch.equal(all_[n], silence[name][0])
+        assert torch.equal(all_[n + 1], own[2])
+        assert not torch.equal(all_[n + 2], silence[name][0]) and not any(torch.equal(all_[n + 2], row) for row in own)
+
+
+def test_share_rounds_and_one_labelled_clip_has_no_foreign_sound():
+    batch = make_batch(1)
+    assert len(negatives(0.5).append(batch).frames_strong) == LABELLED + UNLABELLED + 2
+    assert negatives().append(dataclasses.replace(batch, labelled=1)).frames_strong is batch.frames_strong
+
+
+def test_loss_is_the_cross_entropy_with_an_empty_map_and_contrast_does_not_see_them():
+    students, teachers = make_pairs(3)
+    batch = make_batch(5)
+    config = dataclasses.replace(LOOSE, negative_weight=0.5, lambda_u=1.0)
+    plain_step = step_of("supervised", config, students, teachers)
+    step = step_of("supervised", config, students, teachers)
+    step.negatives = negatives()
+    for student in students:
+        student.eval()  # or the new rows would change the others through BatchNorm
+    alone, together = plain_step.unbiased(batch), step.unbiased(batch)
+    torch.testing.assert_close(together.supervised, alone.supervised)
+    torch.testing.assert_close(together.contrastive, alone.contrastive)
+    rows = step.negatives.append(batch)
+    expected = 0.0
+    for student in students:
+        s = student(rows.frames_strong, rows.sound_strong[student.front_end]).map[LABELLED + UNLABELLED :]
+        w, b = student.affine
+        z = F.interpolate((w * s + b)[:, None], size=SIZE, mode="bilinear", align_corners=False)
+        expected = expected + F.softplus(z).mean()
+    torch.testing.assert_close(together.total, alone.total + 0.5 * expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together.negative, expected.detach() / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_warm_up_adds_them_too():
+    students, teachers = make_pairs(3)
+    batch = dataclasses.replace(make_batch(5), labelled=LABELLED + UNLABELLED)
+    step = step_of("dmt", LOOSE, students, teachers)
+    before = step.warmup(0, batch)
+    step.negatives = negatives()
+    assert step.warmup(0, batch) > before

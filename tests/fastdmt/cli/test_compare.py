@@ -1,0 +1,74 @@
+"""Rows of a comparison: methods, variants, budgets, and which runs are the same run."""
+
+import dataclasses
+
+import pytest
+
+from fastdmt.cli.compare import STAGE_2, digest, parse_budgets, variants
+from fastdmt.cli.main import parse
+from fastdmt.errors import FastDMTError
+from fastdmt.presets import preset
+
+
+def test_rows_are_methods_or_named_options():
+    base = preset("demo")
+    assert list(variants(base, "supervised,dmt", "", ())) == ["supervised", "dmt"]
+    assert list(variants(base, "dmt", "dmt,ezvsl", ())) == ["dmt dmt", "ezvsl dmt"]
+    rows = variants(base, "supervised", "", ("no filter: --tau 0", "plain:", "own: --method mean-teacher --lr 0.5"))
+    assert list(rows) == ["no filter", "plain", "own"]
+    assert rows["no filter"].pseudo.tau == 0 and rows["plain"] == base
+    assert rows["own"].method == "mean-teacher" and rows["own"].optim.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        (("--tau 0",), "has no name"),
+        (("a: --tau 0", "a: --tau 1"), "two variants are called 'a'"),
+        (("a: --no-such 1",), "variant 'a': '--no-such 1' are not options of train"),
+    ],
+)
+def test_bad_variants_are_refused_in_one_line(given, message):
+    with pytest.raises(FastDMTError, match=message):
+        variants(preset("demo"), "dmt", "", given)
+
+
+def test_unknown_method():
+    with pytest.raises(FastDMTError, match="unknown method 'nope'"):
+        variants(preset("demo"), "nope", "", ())
+
+
+def test_budgets():
+    assert parse_budgets("") == [0] and parse_budgets("80, 40,80") == [40, 80]
+    for text in ("0,4", "a"):
+        with pytest.raises(FastDMTError, match="give counts"):
+            parse_budgets(text)
+
+
+def test_digest_follows_what_moves_numbers_and_nothing_else():
+    base = preset("demo")
+    one = digest(base)
+    assert digest(dataclasses.replace(base, run=base.run / "x", device="cuda", log_every=7)) == one
+    assert digest(dataclasses.replace(base, pseudo=dataclasses.replace(base.pseudo, tau=0.1))) != one
+    assert digest(dataclasses.replace(base, data=dataclasses.replace(base.data, root=base.run))) != one
+
+
+def test_variants_of_stage_2_share_stage_1():
+    base = preset("demo")
+    other = dataclasses.replace(
+        base, method="mean-teacher", pseudo=dataclasses.replace(base.pseudo, tau=0.1, lambda_u=0.3)
+    )
+    assert digest(base, STAGE_2) == digest(other, STAGE_2)
+    for pseudo in (
+        dataclasses.replace(base.pseudo, foreground=0.5),
+        dataclasses.replace(base.pseudo, negatives=0.5),
+    ):
+        assert digest(dataclasses.replace(base, pseudo=pseudo), STAGE_2) != digest(base, STAGE_2)
+    assert digest(dataclasses.replace(base, seed=1), STAGE_2) != digest(base, STAGE_2)
+
+
+def test_command_line():
+    words = ["compare", "--variant", "a: --tau 0", "--variant", "b:", "--labels", "40,80", "--seeds", "2"]
+    _, args = parse(words)
+    assert args.variant == ("a: --tau 0", "b:") and args.label_budgets == "40,80" and args.seeds == 2
+    assert parse(["compare", "--labels", "40"])[1].train.data.labels == 40
