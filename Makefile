@@ -23,11 +23,11 @@ lint: .venv/test
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/demo: .venv/python setup.py constraints.txt
+.venv/demo: .venv/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --editable . --constraint constraints.txt
 	touch $@
 
-.venv/test: .venv/python setup.py constraints.txt
+.venv/test: .venv/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --editable '.[test]' --constraint constraints.txt
 	touch $@
 

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {
@@ -102,3 +103,40 @@ def test_installs_into_a_fresh_environment(tmp_path, editable):
         "import importlib.resources as r; assert r.files('fastdmt_kernels').joinpath('tuned/default.json').is_file()"
     )
     subprocess.run([python, "-c", tuned], cwd=tmp_path, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("folder", "package"), [("kernels", "fastdmt_kernels"), ("loaders", "fastdmt_loaders")])
+def test_a_part_installs_alone(tmp_path, folder, package):
+    """`pip install ./kernels` gives another project the ops, and nothing else of ours."""
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    python = home / "bin" / "python"
+    site = next((home / "lib").glob("python*")) / "site-packages"
+    borrowed = tmp_path / "borrowed"
+    borrowed.mkdir()
+    for place in {sysconfig.get_paths()["purelib"], str(Path(torch.__file__).parents[1])}:
+        for entry in Path(place).iterdir():
+            if "fastdmt" not in entry.name and not (borrowed / entry.name).exists():
+                (borrowed / entry.name).symlink_to(entry)
+    (site / "dependencies.pth").write_text(f"{borrowed}\n")
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", source / folder], check=True)
+    code = (
+        f"import {package}, importlib.metadata as m\n"
+        f"print({package}.__file__)\n"
+        "print(sorted({d.name for d in m.distributions() if 'fastdmt' in d.name}))"
+    )
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    where, ours = done.stdout.splitlines()
+    assert Path(where).is_relative_to(site) and ours == f"['{package.replace('_', '-')}']"
+    wanted = subprocess.run(
+        [python, "-c", f"import importlib.metadata as m; print(*m.requires({package!r}))"],
+        capture_output=True,
+        text=True,
+    )
+    if folder == "kernels":
+        assert wanted.stdout.split() == ["torch>=2.11"]
