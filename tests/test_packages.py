@@ -73,19 +73,27 @@ def source_path() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths}
 
 
+def fresh_environment(folder: Path) -> tuple[Path, Path]:
+    """A new environment with our dependencies, borrowed from this one, and nothing of ours: its python, its packages."""
+    home = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    site = next((home / "lib").glob("python*")) / "site-packages"
+    borrowed = folder / "borrowed"
+    borrowed.mkdir()
+    for place in {sysconfig.get_paths()["purelib"], str(Path(torch.__file__).parents[1])}:
+        for entry in Path(place).iterdir():
+            if "fastdmt" not in entry.name and not (borrowed / entry.name).exists():
+                (borrowed / entry.name).symlink_to(entry)
+    (site / "dependencies.pth").write_text(f"{borrowed}\n")
+    return home / "bin" / "python", site
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("editable", [False, True])
 def test_installs_into_a_fresh_environment(tmp_path, editable):
-    """`pip install .` and `pip install -e .`: all three import, from the right place, and the command runs.
-
-    The environment is new; only the dependencies are borrowed from this one, by a path file.
-    """
-    home = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    python = home / "bin" / "python"
-    site = next((home / "lib").glob("python*")) / "site-packages"
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    """`pip install .` and `pip install -e .`: all three import, from the right place, and the command runs."""
+    python, site = fresh_environment(tmp_path)
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
     target = ["-e", str(source)] if editable else [str(source)]
@@ -95,7 +103,7 @@ def test_installs_into_a_fresh_environment(tmp_path, editable):
     assert done.returncode == 0, done.stderr
     where = source if editable else site
     assert all(Path(path).is_relative_to(where) for path in done.stdout.split()), done.stdout
-    helped = subprocess.run([home / "bin" / "fastdmt", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    helped = subprocess.run([python.parent / "fastdmt", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert helped.returncode == 0 and "fastdmt train" in helped.stdout
     page = "import importlib.resources as r; assert (r.files('fastdmt.reports') / 'templates/report.html').is_file()"
     subprocess.run([python, "-c", page], cwd=tmp_path, check=True)
@@ -110,17 +118,7 @@ def test_installs_into_a_fresh_environment(tmp_path, editable):
 @pytest.mark.parametrize(("folder", "package"), [("kernels", "fastdmt_kernels"), ("loaders", "fastdmt_loaders")])
 def test_a_part_installs_alone(tmp_path, folder, package):
     """`pip install ./kernels` gives another project the ops, and nothing else of ours."""
-    home = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    python = home / "bin" / "python"
-    site = next((home / "lib").glob("python*")) / "site-packages"
-    borrowed = tmp_path / "borrowed"
-    borrowed.mkdir()
-    for place in {sysconfig.get_paths()["purelib"], str(Path(torch.__file__).parents[1])}:
-        for entry in Path(place).iterdir():
-            if "fastdmt" not in entry.name and not (borrowed / entry.name).exists():
-                (borrowed / entry.name).symlink_to(entry)
-    (site / "dependencies.pth").write_text(f"{borrowed}\n")
+    python, site = fresh_environment(tmp_path)
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", source / folder], check=True)
