@@ -109,3 +109,17 @@ def test_no_hall(package):
         if name.split(".")[0] == package:
             lines = len(path.read_text(encoding="utf-8").splitlines())
             assert lines <= LINES, f"{path}: {lines} lines"
+
+
+def test_the_page_names_the_folders_there_are():
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[1]
+    named, parents = set(), []
+    for line in page.splitlines():
+        if name := line.split(" " * 2)[0] if not line.startswith(" ") else line.strip().split()[0]:
+            depth = (len(line) - len(line.lstrip())) // 4
+            parents = [*parents[:depth], name.strip().rstrip("/")]
+            named.add("/".join(parents))
+    ours = {str(folder.relative_to(ROOT)) for folder in SOURCES.values()} | {"bench", "tests"}
+    for folder in SOURCES.values():
+        ours |= {str(init.parent.relative_to(ROOT)) for init in folder.rglob("__init__.py")}
+    assert named == ours

@@ -74,7 +74,7 @@ def source_path() -> dict[str, str]:
 
 
 def fresh_environment(folder: Path) -> tuple[Path, Path]:
-    """A new environment with our dependencies, borrowed from this one, and nothing of ours: its python, its packages."""
+    """A new environment with our dependencies (borrowed) and nothing of ours: its python, its packages."""
     home = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     site = next((home / "lib").glob("python*")) / "site-packages"
