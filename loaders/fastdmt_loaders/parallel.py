@@ -45,7 +45,7 @@ def parallel_map(
                 progress(done, total)
             yield result
         return
-    # Workers touch files and numpy only, never torch's thread pools, so the cheap fork is safe where it is native.
+    # Workers decode: nothing in them starts torch's thread pools, so the cheap fork is safe where it is native.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
     try:
