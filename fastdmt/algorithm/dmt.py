@@ -23,7 +23,7 @@ from fastdmt.algorithm.pseudo_labels import Method
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import Localizer
 from fastdmt.models.probability import probability_map
-from fastdmt_kernels import Consensus, boxes_to_mask, ema_update, localization_loss, unpack_mask
+from fastdmt_kernels import EMA, Consensus, boxes_to_mask, localization_loss, unpack_mask
 from fastdmt_loaders import Batch
 
 FLICKR_AGREE, VGGSS_AGREE = 2, 1  # annotators who must agree on a pixel
@@ -129,6 +129,7 @@ class DualMeanTeacherStep:
         self.students, self.teachers, self.method, self.config = students, teachers, method, config
         self.size, self.min_agree, self.group = size, min_agree, group
         self.calls = students if calls is None else calls
+        self._ema: EMA | None = None  # made at the first update, when the tensors lie where they will be
 
     def warmup(self, k: int, batch: Batch) -> Tensor:
         """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
@@ -196,19 +197,24 @@ class DualMeanTeacherStep:
         total = sup + self.config.lambda_u * con + self.config.negative_weight * neg
         return Losses(total, sup.detach() / n, con.detach() / n, kept, iou, empty, labels, neg.detach() / n)
 
+    @torch.no_grad()
     def update_teachers(self, m: Tensor | float) -> None:
         """teacher_k <- m * teacher_k + (1-m) * student_k: A from A, B from B only, BatchNorm statistics too."""
-        teachers, students = [], []
-        for teacher, student in zip(self.teachers, self.students, strict=True):
-            teachers += list(teacher.parameters())
-            students += list(student.parameters())
-            for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-                if self.config.bn == "copy":
-                    mine.copy_(theirs)
-                else:
-                    teachers.append(mine)
-                    students.append(theirs)
-        ema_update(teachers, students, m)
+        if self._ema is None:
+            self._ema, self._copied = self._prepare_ema()
+        self._ema.step(m)
+        if self._copied[0]:
+            torch._foreach_copy_(*self._copied)
+
+    def _prepare_ema(self) -> tuple[EMA, tuple[list[Tensor], list[Tensor]]]:
+        """What moves, and the (teachers', students') buffers that are copied instead."""
+        moved: tuple[list[Tensor], list[Tensor]] = [], []
+        copied: tuple[list[Tensor], list[Tensor]] = [], []
+        for side, networks in enumerate((self.teachers, self.students)):
+            for network in networks:
+                moved[side].extend(network.parameters())
+                (copied if self.config.bn == "copy" else moved)[side].extend(network.buffers())
+        return EMA(*moved), copied
 
     def _targets(self, boxes: Tensor, label: Consensus | None, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Targets of the whole batch: boxes, then pseudo-labels; weights 1, then pseudo_weight where kept, else 0."""
