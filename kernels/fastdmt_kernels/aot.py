@@ -1,4 +1,4 @@
-"""Compiles every kernel for GPUs that are not here, and tells what each uses: registers, spills, shared memory.
+"""Compiles every kernel for GPUs that are not here, and tells what each uses: registers, memory, instructions.
 
     python -m fastdmt_kernels.aot --target sm_90 --gpu "NVIDIA H100 80GB HBM3"
 
@@ -9,6 +9,7 @@ real launch has. One JSON object a line. Not under TRITON_INTERPRET=1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import backend, loss, mil, similarity, tuning
+from . import backend, loss, masks, mil, similarity, tuning
 from .consensus import agree
 from .ema import Kernel
 
@@ -33,12 +34,17 @@ LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?);")
 TENSOR_CORE = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma\w*")
 
 
+#: Cells a side of the map and pixels a side of the frame that the options allow, and pairs that once spilled.
+CELLS, PIXELS = (1, 4, 7, 14, 16, 20, 28, 32), (64, 128, 224, 256, 320, 448, 512, 1024)
+HARD = [(7, 448), (16, 1024), (224, 224)]
+
+
 def empty(*shape, dtype=torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name -> a call of launchers on meta tensors: a case for each kernel, or every type, layout and size."""
+def feature_cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Calls of the launchers that read features, on meta tensors."""
     last, plain = torch.channels_last, torch.contiguous_format
     features = [(torch.bfloat16, last), (torch.float32, plain)]
     if every:
@@ -53,19 +59,48 @@ def cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         yield name, partial(mil.forward, v, a, 0.03, 1e-6)
         yield name, partial(mil.backward, logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True)
     tensors = [empty(512, 512, 3, 3), empty(512)]
-    yield "any types", partial(Kernel([(t, t, t) for t in tensors]).step, empty())
-    affine, weight = empty(2), empty(128)
-    for cells, size in (((16, 16), (256, 256)), ((7, 7), (224, 224)), ((33, 47), (224, 224)))[: None if every else 1]:
-        s, words = empty(128, *cells), -(-size[1] // 32)
-        name = f"{cells[0]}x{cells[1]} to {size[0]}x{size[1]}"
-        for probability, soft, band in (("minmax", "product", 0.25), ("sigmoid", "none", None)):
-            call = partial(agree, s, s, affine, affine, None, 0.6, 0.7, *size, probability, soft, band)
-            yield f"{name} {probability}", call
-        mask = empty(128, size[0], words, dtype=torch.int32)
-        targets = {"mask": mask, "uint8": empty(128, *size, dtype=torch.uint8)}
-        for kind, target in targets.items():
-            yield f"{name} {kind}", partial(loss.forward, s, affine, target, weight, mask, None, *size, True)
-        yield name, partial(loss.backward, weight, s, affine, s, empty(128, 2), weight)
+    yield "any types", lambda: Kernel([(t, t, t) for t in tensors]).step(empty())
+
+
+def map_cases(cells: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Calls of the launchers that read maps."""
+    affine, weight, s, words = empty(2), empty(128), empty(128, *cells), -(-size[1] // 32)
+    name = f"{cells[0]}x{cells[1]} to {size[0]}x{size[1]}"
+    for probability, soft, band in (("minmax", "product", 0.25), ("sigmoid", "none", None)):
+        call = partial(agree, s, s, affine, affine, None, 0.6, 0.7, *size, probability, soft, band)
+        yield f"{name} {probability}", call
+    mask = empty(128, size[0], words, dtype=torch.int32)
+    for kind, target in (("mask", mask), ("uint8", empty(128, *size, dtype=torch.uint8))):
+        yield f"{name} {kind}", partial(loss.forward, s, affine, target, weight, mask, None, *size, True)
+    yield name, partial(loss.backward, weight, s, affine, s, empty(128, 2), weight)
+    yield f"boxes {size[0]}x{size[1]}", partial(masks.rasterize, empty(128, 3, 4), *size, 1)
+
+
+def cases(what: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name -> a call: "one" size of each kernel, the map kernels at the hardest "sizes", or "every" size and type."""
+    if what != "sizes":
+        yield from feature_cases(what == "every")
+    pairs = {"one": [(16, 256)], "sizes": HARD}.get(what) or [*itertools.product(CELLS, PIXELS), (224, 224)]
+    for c, pixels in pairs:
+        yield from map_cases((c, c), (pixels, pixels))
+    if what == "every":
+        yield from map_cases((33, 47), (224, 224))
+
+
+def rounds(kernel: str, args: dict, options: dict) -> list[int]:
+    """How often a kernel's loops run, outermost first, at the sizes of its case."""
+    blocks = {key: options.get(key, 1) for key in ("BLOCK_P", "BLOCK_D", "BLOCK_M", "BLOCK_N", "CHUNKS")}
+    cells, channels = (backend.cdiv(options.get(key, 0), blocks[f"BLOCK_{key}"]) for key in ("P", "D"))
+    return {
+        "similarity_forward": [channels],
+        "similarity_backward": [cells],
+        "mil_forward": [cells, channels],
+        "mil_backward_v": [backend.cdiv(args.get("M", 0), blocks["BLOCK_M"])],
+        "mil_backward_a": [backend.cdiv(args.get("N", 0), blocks["BLOCK_N"])],
+        "consensus_kernel": [options.get("h", 0) + 1, blocks["CHUNKS"]],
+        "loss_forward": [options.get("h", 0) + 1, blocks["CHUNKS"]],
+        "rasterize_kernel": [args.get("K", 0)],
+    }.get(kernel, [])
 
 
 def source(kernel, args: tuple, options: dict):
@@ -154,21 +189,23 @@ def count(cubin: bytes, rounds: Sequence[int] = ()) -> dict:
     return {"instructions": len(lines), "loops": bodies, "executed": executed}
 
 
-def compile_all(target: str, gpu: str, every: bool, kernels: tuple[str, ...] = ("",)) -> Iterator[dict]:
-    """A row for each case: kernel, case, warps, shared memory, and on NVIDIA registers and bytes spilled."""
+def compile_all(target: str, gpu: str, what: str, kernels: tuple[str, ...] = ("",)) -> Iterator[dict]:
+    """A row for each case: kernel, case, warps, shared memory, spills, and on NVIDIA registers and instructions."""
     import triton
     from triton.backends.compiler import GPUTarget
 
     hip = target.startswith("gfx")
     machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-    for case, call in cases(every):
+    done = set()
+    for case, call in cases(what):
         with tuning.pretending(gpu), backend.recording() as calls:
             call()
         for kernel, args, options in calls:
-            if not kernel.__name__.startswith(kernels):
+            if (kernel, case) in done or not kernel.__name__.startswith(kernels):
                 continue
             if hip and options.get("PRECISION") == "tf32x3":
                 options = {**options, "PRECISION": "ieee"}  # as mil_logits does there
+            done.add((kernel, case))
             launch = {key: options[key] for key in ("num_warps", "num_stages") if key in options}
             compiled = triton.compile(source(kernel, args, options), target=machine, options=launch)
             text = compiled.asm["amdgcn" if hip else "ptx"]
@@ -181,6 +218,8 @@ def compile_all(target: str, gpu: str, every: bool, kernels: tuple[str, ...] = (
                 row["spilled"] = sum(int(n) for n in re.findall(r"vgpr_spill_count:\s*(\d+)", text))
             else:
                 row |= nvidia_resources(text, machine.arch)
+                named = dict(zip(kernel.arg_names, args, strict=False))
+                row |= count(compiled.asm["cubin"], rounds(kernel.__name__, named, options))
             yield row
 
 
@@ -188,13 +227,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", nargs="+", default=["sm_90"], help="any of sm_80 sm_90 sm_100 gfx942")
     parser.add_argument("--gpu", default="", help="name of the GPU whose shipped configuration is compiled")
-    parser.add_argument("--every", action="store_true", help="every type, layout and size, not one of each kernel")
+    choice = parser.add_mutually_exclusive_group()
+    for name, text in (("every", "every type, layout and size"), ("sizes", "the map kernels at their hardest sizes")):
+        choice.add_argument(f"--{name}", dest="what", action="store_const", const=name, default="one", help=text)
     parser.add_argument("--kernels", nargs="+", default=[""], help="beginnings of their names; all when not given")
     arguments = parser.parse_args()
     if backend.triton is None or backend.INTERPRET:
         raise SystemExit("error: needs Triton and no TRITON_INTERPRET")
     for target in arguments.target:
-        for row in compile_all(target, arguments.gpu, arguments.every, tuple(arguments.kernels)):
+        for row in compile_all(target, arguments.gpu, arguments.what, tuple(arguments.kernels)):
             print(json.dumps(row), flush=True)
 
 

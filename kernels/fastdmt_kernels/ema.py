@@ -26,13 +26,11 @@ BYTES, NO_SHADOW = 3, -1
 
 @jit
 def read(p, o, mask, WHOLE: tl.constexpr):
-    p = tl.multiple_of(p, 16)
     return (tl.load(p + o) if WHOLE else tl.load(p + o, mask, other=0.0)).to(tl.float32)
 
 
 @jit
 def write(p, o, x, mask, WHOLE: tl.constexpr):
-    p = tl.multiple_of(p, 16)
     x = x.to(p.dtype.element_ty)
     if WHOLE:
         tl.store(p + o, x)
@@ -43,22 +41,22 @@ def write(p, o, x, mask, WHOLE: tl.constexpr):
 @jit
 def load_floats(address, code, o, mask, WHOLE: tl.constexpr):
     if code == 0:
-        x = read(address.to(tl.pointer_type(tl.float32)), o, mask, WHOLE)
+        x = read(tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16), o, mask, WHOLE)
     elif code == 1:
-        x = read(address.to(tl.pointer_type(tl.bfloat16)), o, mask, WHOLE)
+        x = read(tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16), o, mask, WHOLE)
     else:
-        x = read(address.to(tl.pointer_type(tl.float16)), o, mask, WHOLE)
+        x = read(tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16), o, mask, WHOLE)
     return x
 
 
 @jit
 def store_floats(address, code, o, x, mask, WHOLE: tl.constexpr):
     if code == 0:
-        write(address.to(tl.pointer_type(tl.float32)), o, x, mask, WHOLE)
+        write(tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16), o, x, mask, WHOLE)
     elif code == 1:
-        write(address.to(tl.pointer_type(tl.bfloat16)), o, x, mask, WHOLE)
+        write(tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16), o, x, mask, WHOLE)
     elif code == 2:
-        write(address.to(tl.pointer_type(tl.float16)), o, x, mask, WHOLE)
+        write(tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16), o, x, mask, WHOLE)
 
 
 @jit

@@ -46,7 +46,13 @@ def check(rows, capsys):
 def test_hopper(capsys):
     rows = compiled("--target", "sm_90")
     names = {row["kernel"] for row in rows}
-    assert len(names) == 9, names
+    assert len(names) == 11, names
+    check(rows, capsys)
+
+
+def test_the_hardest_sizes_spill_nothing(capsys):
+    rows = compiled("--target", "sm_90", "--sizes", "--kernels", "consensus", "loss")
+    assert len(rows) == 15
     check(rows, capsys)
 
 
