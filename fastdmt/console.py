@@ -1,13 +1,18 @@
-"""The terminal: one console for all commands, and progress bars as plain callbacks."""
+"""The terminal: one console for all commands, and how far something is, as a bar or as a line now and then."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PIPE_WIDTH = 120  # columns where nobody can say: in a pipe, rich would take 80 and cut the tables
+FIRST_S = 2.0  # until the first line, so that nobody thinks that it hangs
+LINE_S = 10.0  # seconds between two lines where there is no terminal; a long run's lines thin out
 
 
 def make_console() -> Console:
@@ -18,17 +23,112 @@ def make_console() -> Console:
 CONSOLE = make_console()
 
 
-class bar:
-    """A progress bar as a `progress(done, total)` callback, for whatever takes long."""
+class Meter:
+    """How far something is: what, bar, count, time left; the latest figures stand on lines below.
 
-    def __init__(self, console: Console, text: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.task = self.progress.add_task(text, total=None)
+    Where there is no terminal (a pipe, a batch job, a notebook's shell) a line appears at first, every `LINE_S`
+    seconds, more rarely in a run of hours, and at the end.
 
-    def __enter__(self):
-        self.progress.start()
-        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
+    Args:
+        console: where it is drawn.
+        text: what is done.
+        total, done: steps in all, steps done before; the total may come later.
+        brief: print nothing at all without a terminal when everything is over within `LINE_S` seconds.
+    """
 
-    def __exit__(self, *exc) -> None:
-        self.progress.stop()
+    def __init__(
+        self, console: Console, text: str, total: int | None = None, done: int = 0, brief: bool = False
+    ) -> None:
+        self.console, self.text, self.total, self.done, self.first = console, text, total, done, done
+        self.brief, self.figures = brief, ""
+        self.began = time.perf_counter()
+        self.due = self.began + (LINE_S if brief else FIRST_S)
+        self.shown: int | None = None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self.bar = _Bar(*columns, console=console, transient=brief, disable=not console.is_terminal)
+        self.task = self.bar.add_task(text, total=total, completed=done, rate="")
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.start()
+        return self.update
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self.bar.start()
+
+    def stop(self) -> None:
+        self.bar.stop()
+        if self.shown is not None or not self.brief:
+            self._line(last=True)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """So much is done."""
+        self.done = done
+        self.total = self.total if total is None else total
+        self.bar.update(self.task, completed=done, total=self.total)
+        if time.perf_counter() >= self.due:
+            self._line()
+
+    def show(self, figures: str, rate: str = "") -> None:
+        """The latest figures, one line of text or several."""
+        self.figures = self.bar.figures = figures
+        self.bar.update(self.task, rate=rate)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left at the mean speed so far; None before the first step."""
+        steps = self.done - self.first
+        if not steps or self.total is None:
+            return None
+        return (time.perf_counter() - self.began) / steps * (self.total - self.done)
+
+    def _line(self, last: bool = False) -> None:
+        if self.console.is_terminal or self.shown == self.done:
+            return
+        now = time.perf_counter()
+        count = f"{self.done:,}" + ("" if self.total is None else f" of {self.total:,}")
+        left = self.left
+        if last:
+            when = f", took {clock(now - self.began)}"
+        else:
+            when = "" if left is None else f", {clock(left)} left"
+        figures = f"  {' '.join(self.figures.split())}" if self.figures else ""
+        self.console.print(f"{self.text} {count}{when}{figures}", highlight=False, markup=False, soft_wrap=True)
+        self.shown = self.done
+        # An hour has 360 lines at most, a week no more than a few thousand.
+        self.due = now + min(max(LINE_S, 0.02 * (now - self.began)), 300.0)
+
+
+class _Bar(Progress):
+    """rich's bars with a few lines of figures below."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.figures:
+            yield Text(self.figures, style="dim")
+
+
+def bar(console: Console, text: str) -> Meter:
+    """A `progress(done, total)` callback for whatever takes long: `with bar(console, "reading") as tick: ...`."""
+    return Meter(console, text, brief=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:42, 12:05, 3:07:30 or 2 d 4:00:00."""
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    text = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
+    return f"{days} d {text}" if days else text

@@ -45,8 +45,8 @@ class Eval:
     """Folder of the JSON and the report; default: RUN/eval, with a name of its own for a suite or an option."""
     batch: int = 64
     """Items a batch."""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Predict:
     """Maps a second of video."""
     live: bool = False
     """Also write a self-contained page: the video with its map, opacity and threshold sliders."""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
 
 
 @dataclass(frozen=True)

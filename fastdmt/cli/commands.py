@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 
@@ -55,9 +56,19 @@ def trained(cfg: TrainConfig) -> bool:
 
 
 def _say_next(outcome: Outcome) -> int:
-    CONSOLE.print(f"done: {outcome.run} (validation CIoU@0.5 {100 * outcome.best:.1f}); next:", soft_wrap=True)
-    CONSOLE.print(f"  fastdmt eval {outcome.run}\n  fastdmt predict {outcome.run} FRAME SOUND", soft_wrap=True)
+    score = best_validation(outcome.run)
+    found = "" if score is None else f" (best validation CIoU@0.5 {100 * score:.1f}%)"
+    CONSOLE.print(f"done: {outcome.run}{found}; next:", soft_wrap=True, highlight=False, markup=False)
+    for line in (f"fastdmt eval {outcome.run}", f"fastdmt predict {outcome.run} FRAME SOUND"):
+        CONSOLE.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def best_validation(run: Path) -> float | None:
+    """CIoU@0.5 of the step that was kept as the best, 0..1; None where nothing was validated."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    scores = [(line["val_ciou"] + 1e-3 * line["val_auc"], line["val_ciou"]) for line in lines if "val_ciou" in line]
+    return max(scores)[1] if scores else None
 
 
 def evaluate_run(args: arguments.Eval) -> int:

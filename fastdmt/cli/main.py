@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import tyro
 
 from fastdmt.cli import arguments
+from fastdmt.cli.helping import completion, short_help
+from fastdmt.cli.helping import fields as option_fields
 from fastdmt.config import TrainConfig, load_config
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
@@ -33,10 +37,30 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 }
 
 
+# Commands whose paths must exist already.
+READERS = (
+    arguments.Eval,
+    arguments.Predict,
+    arguments.Import,
+    arguments.Export,
+    arguments.DataCheck,
+    arguments.DataPrepare,
+    arguments.DataPack,
+)
+
+
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  fastdmt {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
-    return "\n".join(["usage: fastdmt COMMAND [options]; fastdmt COMMAND --help for its options", "", *lines])
+    return "\n".join(
+        [
+            "usage: fastdmt COMMAND [options]; fastdmt COMMAND --help for its options",
+            "",
+            *lines,
+            "",
+            "fastdmt --version; fastdmt completion bash|zsh",
+        ]
+    )
 
 
 def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
@@ -49,30 +73,95 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         raise SystemExit(0 if args else 2)
+    if args[0] in ("--version", "-V", "version"):
+        print(_version())
+        raise SystemExit(0)
+    if args[0] == "completion":
+        if len(args) != 2 or args[1] not in ("bash", "zsh"):
+            raise FastDMTError("give the shell: fastdmt completion bash, or fastdmt completion zsh")
+        print(completion(args[1], {name: options_of(kind) for name, (kind, _, _) in COMMANDS.items()}), end="")
+        raise SystemExit(0)
     words = 2 if args[0] == "data" else 1
     name = " ".join(args[:words])
     if name not in COMMANDS:
-        raise FastDMTError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise FastDMTError(f"unknown command {name!r}: {hint}choose one of {', '.join(COMMANDS)}")
     kind, target, _ = COMMANDS[name]
-    rest = list(args[words:])
+    rest = as_paths(args[words:])
     if kind is arguments.Compare:  # train's own --labels is one number
         i = next((i for i, word in enumerate(rest[:-1]) if word == "--labels" and "," in rest[i + 1]), None)
         rest = rest if i is None else [*rest[:i], "--label-budgets", *rest[i + 1 :]]
     default = _train_default(rest) if kind in (TrainConfig, arguments.Compare) else None
     if kind is arguments.Compare:
         default = arguments.Compare(train=default)
+    if kind is TrainConfig and {"-h", "--help"} & set(rest):
+        print(short_help(name, default, _flag(rest, "--preset") or default.preset))
+        raise SystemExit(0)
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     config = tyro.cli(
         tyro.conf.OmitArgPrefixes[kind] if kind in (TrainConfig, arguments.Compare) else kind,
         args=rest,
         default=default,
         prog=f"fastdmt {name}",
     )
+    _check_paths(config)
     module, function = target.split(":")
 
     def run(value: object) -> int | None:
         return getattr(importlib.import_module(f"fastdmt.cli.{module}"), function)(value)
 
     return run, config
+
+
+def as_paths(words: Sequence[str]) -> list[str]:
+    """Files whose names begin with a dash (one YouTube id in 64 does) are no options.
+
+    A file that exists (with a suffix, which no option has), and everything after `--`, becomes ./-NAME, which no parser takes for an option.
+    """
+    words = list(words)
+    end = words.index("--") if "--" in words else len(words)
+    before = [
+        f"./{word}" if word.startswith("-") and Path(word).suffix and Path(word).exists() else word
+        for word in words[:end]
+    ]
+    return before + [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
+
+
+def options_of(kind: type) -> list[str]:
+    """Options of a command with their dashes; positional arguments are files and need no name."""
+    out = []
+    for field in dataclasses.fields(kind):
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+        if dataclasses.is_dataclass(made):
+            out += [f"--{option}" for option, _, _ in option_fields(made)]
+        elif "Positional" not in str(field.type):
+            out.append("--" + field.name.replace("_", "-"))
+    return out
+
+
+def _check_paths(config: object) -> None:
+    """Folders and files that a command reads must be there before seconds go into importing torch."""
+    for name in ("run", "data", "root", "source", "checkpoint"):
+        path = getattr(config, name, None)
+        if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
+            raise FastDMTError(f"{path}: no such file or folder; check the path")
+    if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Export)):
+        load_config(config.run)
+    for path in config.inputs if isinstance(config, arguments.Predict) else ():
+        if not path.exists():
+            raise FastDMTError(f"{path}: no such file or folder; check the path")
+
+
+def _version() -> str:
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "absent"
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"fastdmt {version('fastdmt')} (torch {version('torch')}, Python {python})"
 
 
 def _train_default(args: list[str]) -> TrainConfig:

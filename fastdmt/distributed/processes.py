@@ -115,9 +115,14 @@ class World:
 
 def device_of(cfg: TrainConfig, local_rank: int = 0) -> torch.device:
     """The device of this process."""
-    if cfg.device != "auto":
-        return torch.device(cfg.device)
-    if cfg.scale.gpus == 0 or not torch.cuda.is_available():
+    return device_named(cfg.device, local_rank)
+
+
+def device_named(name: str | torch.device, local_rank: int = 0) -> torch.device:
+    """A device by its name; "auto" is the GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
         return torch.device("cpu")
     # A launcher may show every process its own device only.
     return torch.device("cuda", 0 if torch.cuda.device_count() == 1 else local_rank)

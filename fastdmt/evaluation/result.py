@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from fastdmt.evaluation import examples, metrics
 from fastdmt.files import write_json
@@ -99,43 +100,77 @@ class Result:
                 out[key] = _mean(self.arrays["active"][rows])
         return out
 
+    @property
+    def telling(self) -> list[str]:
+        """Threshold rules that say something here: under a rule whose cap is 0 no map of any method can pass."""
+        summary = self.summary
+        return [rule for rule in RULES if summary[rule]["cap_ciou"] > 0] or list(RULES)
+
+    def sentence(self) -> str:
+        """What the figures say, in words; empty where the other sounds were not tried."""
+        row, n = self.summary["absolute"], self.summary["sounding"]
+        if "other_ciou" not in row or not n:
+            return ""
+        own, other, blind = (row[k] for k in ("ciou", "other_ciou", "blind_ciou"))
+        # Standard errors of two proportions of n items; two of them are taken for a difference.
+        heard, seen = (own - low > 2 * ((own * (1 - own) + low * (1 - low)) / n) ** 0.5 for low in (other, blind))
+        if heard:
+            verdict = "it listens" if seen else "it listens, but finds no more than the disc"
+        elif own - other > 0:
+            verdict = f"{n} items are too few to say whether it listens"
+        else:
+            verdict = "it does not listen"
+        return (
+            f"With its own sound it finds {100 * own:.0f}% of the objects, with another clip's sound "
+            f"{100 * other:.0f}%, a blind disc {100 * blind:.0f}%: {verdict}."
+        )
+
     def table(self) -> Group:
-        """Tables for a terminal; percent."""
+        """The sentence, then tables of at most 80 columns; percent."""
         s = self.summary
-        other = "other_ciou" in s["absolute"]
         n = max(1, s["sounding"])
         what = "every frame with another item's sound" if self.shuffled else "own sounds"
         title = f"{self.name + ': ' if self.name else ''}{s['sounding']} sounding items, map: {self.map}, {what}"
-        main = Table(title=title, title_justify="left", caption_justify="left")
-        for column in ("threshold", "CIoU@0.5", "AUC", "cap", "blind disc"):
-            main.add_column(column, justify="left" if column == "threshold" else "right", no_wrap=True)
-        if other:
-            main.add_column("other sound", justify="right", no_wrap=True)
-            main.add_column("drop", justify="right", no_wrap=True)
-        for rule in RULES:
+        main = _columns(
+            "threshold", "CIoU@0.5", "AUC", *(("other sound", "drop") if "other_ciou" in s["absolute"] else ())
+        )
+        context = _columns("threshold", "cap", "blind disc")
+        for rule in self.telling:
             row = s[rule]
             error = (row["ciou"] * (1 - row["ciou"]) / n) ** 0.5
             cells = [rule, f"[bold]{_percent(row['ciou'])}[/] ±{100 * error:.1f}", _percent(row["auc"])]
-            cells += [f"{_percent(row[f'{k}_ciou'])} / {_percent(row[f'{k}_auc'])}" for k in ("cap", "blind")]
-            if other:
+            if "other_ciou" in row:
                 cells += [
                     f"{_percent(row['other_ciou'])} / {_percent(row['other_auc'])}",
                     f"{_percent(row['ciou'] - row['other_ciou'])} / {_percent(row['auc'] - row['other_auc'])}",
                 ]
             main.add_row(*cells)
-        main.caption = (
-            "Pairs are CIoU@0.5 / AUC in percent, ± one standard error. cap: the best any map can do on these items; "
-            "blind disc: a disc in the middle of every frame"
+            context.add_row(
+                rule, *(f"{_percent(row[f'{k}_ciou'])} / {_percent(row[f'{k}_auc'])}" for k in ("cap", "blind"))
+            )
+        main.title, main.title_justify, main.caption_justify = title, "left", "left"
+        main.caption = "Percent; pairs are CIoU@0.5 / AUC; ± is one standard error."
+        context.caption_justify = "left"
+        context.caption = (
+            "cap: the best any map can do on these items; blind disc: a disc in the middle of every frame."
         )
-        return Group(main, self._details(s))
+        first = (Text(self.sentence(), style="bold"),) if self.sentence() else ()
+        return Group(*first, main, context, self._details(s))
 
     def _details(self, s: dict) -> Table:
         pia = ", ".join(f"{key.replace('_', ' ')} {_percent(value)}" for key, value in s["pia"].items())
         details = Table.grid(padding=(0, 2))
+        details.add_column(max_width=30)
+        details.add_column()
         details.add_row("share of the frame marked (pIA)", pia)
         details.add_row("mean squared error of P", f"{s['mse']:.4f}")
         sizes = [f"{k} {_percent(v['absolute'])} ({v['items']})" for k, v in s["sizes"].items() if v["items"]]
         details.add_row("CIoU by size of the object (absolute)", ", ".join(sizes))
+        for rule in RULES:
+            if rule not in self.telling:
+                row = s[rule]
+                text = f"CIoU@0.5 {_percent(row['ciou'])}, AUC {_percent(row['auc'])}; cap 0: no map can pass here"
+                details.add_row(f"{rule} threshold", text)
         for rule, row in s.get("extended", {}).items():
             cells = f"AP {_percent(row['ap'])}, max-F1 {_percent(row['max_f1'])}, LocAcc {_percent(row['loc_acc'])}"
             details.add_row(f"with {s['items'] - s['sounding']} non-sounding items, {rule}", cells)
@@ -155,6 +190,14 @@ class Result:
         protocol |= {"size": metrics.SIZE, "thresholds": list(RULES)}
         content = {"list": self.name, "protocol": protocol, "summary": self.summary, "items": items}
         write_json(Path(path), content)
+
+
+def _columns(*names: str) -> Table:
+    """An empty table: the first column to the left, figures to the right, none of them cut."""
+    table = Table()
+    for k, name in enumerate(names):
+        table.add_column(name, justify="right" if k else "left", no_wrap=True)
+    return table
 
 
 def _mean(values: np.ndarray) -> float:

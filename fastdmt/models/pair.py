@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdmt.config import TrainConfig, load_config, require
+from fastdmt.distributed.processes import device_named
 from fastdmt.distributed.sharding import assign
 from fastdmt.errors import FastDMTError
 from fastdmt.models.localizer import Localizer, build_localizer
@@ -196,13 +197,13 @@ def freeze(localizer: Localizer) -> Localizer:
     return localizer.eval().requires_grad_(False)
 
 
-def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu") -> Model:
+def load(run: str | Path, which: str = "best", device: str | torch.device = "auto") -> Model:
     """The model of a run folder.
 
     Args:
         run: folder that `fastdmt train`, `export` or `import` wrote.
         which: "best" by validation, or "last".
-        device: where it shall live.
+        device: where it shall live; auto: the GPU where there is one.
 
     Raises:
         FastDMTError: not a run, nothing trained yet, damaged, or of another model.
@@ -212,7 +213,7 @@ def load(run: str | Path, which: str = "best", device: str | torch.device = "cpu
     path = weights_file(run, which)
     model, _ = Model.build(cfg, pretrained=False)
     model.load_tensors(checkpoint.read_weights(path), path)
-    return model.to(device)
+    return model.to(device_named(device))
 
 
 def weights_file(run: Path, which: str = "best") -> Path:

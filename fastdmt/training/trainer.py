@@ -48,7 +48,7 @@ class Outcome:
 
     run: Path
     step: int
-    best: float  #: validation CIoU@0.5 (absolute), teachers' mean, in 0..1
+    best: float  #: what chose the best step: the teachers' validation CIoU@0.5, ties broken by a thousandth of AUC
     interrupted: bool  #: stopped by a signal and saved
     signal: int | None = None  #: which one
 
