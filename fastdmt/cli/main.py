@@ -117,7 +117,8 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
 def as_paths(words: Sequence[str]) -> list[str]:
     """Files whose names begin with a dash (one YouTube id in 64 does) are no options.
 
-    A file that exists (with a suffix, which no option has), and everything after `--`, becomes ./-NAME, which no parser takes for an option.
+    A file that exists (with a suffix, which no option has), and everything after `--`, becomes ./-NAME, which no parser
+    takes for an option.
     """
     words = list(words)
     end = words.index("--") if "--" in words else len(words)
