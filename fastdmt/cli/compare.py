@@ -167,6 +167,8 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         "ciou_one": one["absolute"]["ciou"],
         "ciou_students": students["absolute"]["ciou"],
         "ciou_shuffled": pair["absolute"]["other_ciou"],
+        "silence": pair["pia"]["silence"],
+        "noise": pair["pia"]["noise"],
         "blind": pair["absolute"]["blind_ciou"],
         "cap": pair["absolute"]["cap_ciou"],
         "curves": curves(run),
@@ -203,6 +205,7 @@ def comparison_table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table
         "ciou_one": "teacher A alone",
         "ciou_students": "students",
         "ciou_shuffled": "sounds shuffled",
+        "silence": "silence marks",
     }
     any_row = next(iter(rows.values()))[0]
     out = Table(
