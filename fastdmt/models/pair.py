@@ -44,6 +44,7 @@ class Model:
         self.cfg, self.students, self.teachers = cfg, nn.ModuleList(students), nn.ModuleList(teachers)
         self.front_ends = tuple(dict.fromkeys(cfg.front_ends))
         self.size = cfg.data.size
+        self._last: tuple[Tensor, Tensor] | None = None  # frames, and their grid
 
     @classmethod
     def build(cls, cfg: TrainConfig, pretrained: bool = True) -> tuple[Model, list[str]]:
@@ -133,10 +134,19 @@ class Model:
             source: one of `SOURCES`.
         """
         out = []
+        frames = self._seen(frames)
         for localizer in self._localizers(source):
             localizer.eval()
             out.append(localizer(frames, sound[localizer.front_end]).map)
         return out
+
+    def _seen(self, frames: Tensor) -> Tensor:
+        """The grid of a frozen visual encoder, which all localizers share, computed once for frames asked about again."""
+        if self.cfg.model.freeze != -1 or self.cfg.model.localizer != "dmt" or frames.shape[1] != 3:
+            return frames
+        if self._last is None or self._last[0] is not frames:
+            self._last = frames, self.teachers[0].eval().see(frames)
+        return self._last[1]
 
     @torch.no_grad()
     def maps(self, frames: Tensor, sound: dict[str, Tensor], source: str = "teachers", size: int = 224) -> Tensor:

@@ -132,3 +132,20 @@ def test_options_that_do_not_fit(files, tmp_path):
         dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, freeze=3))
     with pytest.raises(FastDMTError, match="--visual-weights"):
         dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, visual_weights=None))
+
+
+def test_maps_of_frozen_encoders_look_once_and_say_the_same(files, tmp_path):
+    cfg = frozen(files, tmp_path)
+    model = Model.build(cfg)[0]
+    looks = []
+    model.teachers[0].visual.register_forward_hook(lambda *_: looks.append(1))
+    frames = torch.randn(2, 3, 64, 64)
+    sound = {"logmel": torch.randn(2, 3, 1, 96, 64), "spectrogram": torch.randn(2, 1, 257, 200)}
+    first, again = model.cosines(frames, sound), model.cosines(frames, sound, "students")
+    assert len(looks) == 1
+    for maps, localizers in ((first, model.teachers), (again, model.students)):
+        for s, localizer in zip(maps, localizers, strict=True):
+            with torch.no_grad():
+                torch.testing.assert_close(s, localizer.eval()(frames, sound[localizer.front_end]).map)
+    other = torch.randn(2, 3, 64, 64)
+    assert not torch.equal(model.cosines(other, sound)[0], first[0])
