@@ -141,7 +141,7 @@ class Model:
         return out
 
     def _seen(self, frames: Tensor) -> Tensor:
-        """The grid of a frozen visual encoder, which all localizers share, computed once for frames asked about again."""
+        """The grid of a frozen visual encoder, which all localizers share, kept for frames asked about again."""
         if self.cfg.model.freeze != -1 or self.cfg.model.localizer != "dmt" or frames.shape[1] != 3:
             return frames
         if self._last is None or self._last[0] is not frames:
