@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from fastdmt.drawing import draw
-from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import metrics
+from fastdmt.models.inputs import read_picture
 from fastdmt_loaders import Pair, View, eval_batches, read_sound
 
 SOUND_RATE = 16000
@@ -54,21 +52,6 @@ class Picture:
             draw.agreement(frame, p_a, p_b, self.level),
             draw.boxes_outline(result, self.boxes, width=1),
         ]
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 RGB [H, W, 3], turned as its EXIF says.
-
-    Raises:
-        FastDMTError: missing, or not a picture.
-    """
-    try:
-        with Image.open(path) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError:
-        raise FastDMTError(f"{path}: no such picture; check the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FastDMTError(f"{path}: cannot be read as a picture ({error}); give a JPEG or PNG") from None
 
 
 HEADINGS = ("frame and truth", "teacher A", "teacher B", "intersection", "result")

@@ -17,12 +17,13 @@ from fastdmt.config import TrainConfig, load_config, require
 from fastdmt.distributed.processes import device_named
 from fastdmt.distributed.sharding import assign
 from fastdmt.errors import FastDMTError
+from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_weights
 from fastdmt.models.probability import probability_map
 from fastdmt.runs import checkpoint
 from fastdmt_loaders.augment import normalise
-from fastdmt_loaders.decode.sound import fit_waveform
+from fastdmt_loaders.decode.pictures import resize
 from fastdmt_loaders.frontends import FRONT_ENDS
 
 RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
@@ -161,29 +162,34 @@ class Model:
         return maps.amin(0) if source == "intersection" else maps.mean(0)
 
     @torch.no_grad()
-    def localize(self, frame: np.ndarray, waveform: np.ndarray, rate: int, source: str = "teachers") -> np.ndarray:
+    def localize(self, frame: Frame, sound: Sound, rate: int | None = None, source: str = "teachers") -> np.ndarray:
         """Where in the frame is the source of the sound?
 
         Args:
-            frame: [H, W, 3] uint8 RGB.
-            waveform: [T] or [T, channels], float in -1..1 or an integer type, at `rate` Hz; the middle is used.
-            rate: samples a second.
+            frame: a picture file, a PIL image, or RGB [H, W, 3] or [3, H, W], uint8 or float in 0..1, as an array or
+                tensor.
+            sound: a sound or video file, or [T] or [T, channels], float in -1..1 or an integer type, at `rate` Hz; the
+                middle is used.
+            rate: samples a second of an array; a file knows its own.
             source: one of `SOURCES`.
 
         Returns:
             P [H, W] float32 in 0..1, the size of the frame.
+
+        Raises:
+            FastDMTError, DataError: a file, shape or value that cannot be; see `fastdmt.models.inputs`.
         """
+        frame = as_frame(frame)
         height, width = frame.shape[:2]
-        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-        image = F.interpolate(image, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 255)
-        frames = normalise(image.round().to(self.device))
+        small = torch.from_numpy(resize(frame, self.size)).permute(2, 0, 1)[None]
+        frames = normalise(small.to(self.device))
         rates = tuple({FRONT_ENDS[name].rate for name in self.front_ends})
-        pcm = fit_waveform(waveform, rate, rates, self.cfg.data.seconds)
-        sound = {}
+        pcm = as_sound(sound, rate, rates, self.cfg.data.seconds)
+        features = {}
         for name in self.front_ends:
             front_end = FRONT_ENDS[name]
-            sound[name] = front_end.function(torch.from_numpy(pcm[front_end.rate])[None].to(self.device))
-        p = self.maps(frames, sound, source, size=self.size)
+            features[name] = front_end.function(torch.from_numpy(pcm[front_end.rate])[None].to(self.device))
+        p = self.maps(frames, features, source, size=self.size)
         p = F.interpolate(p[:, None], size=(height, width), mode="bilinear", align_corners=False)
         return p[0, 0].cpu().numpy()
 

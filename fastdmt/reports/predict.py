@@ -13,13 +13,14 @@ from PIL import Image, ImageDraw
 from fastdmt.drawing import draw, video
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.evaluate import view_of
-from fastdmt.evaluation.examples import read_picture
 from fastdmt.evaluation.metrics import largest_box
 from fastdmt.files import write_json
+from fastdmt.models.inputs import read_picture
 from fastdmt.reports.live import write_page
 from fastdmt_loaders import FRONT_ENDS, AVDataset, read_sound
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.dataset.dataset import PICTURE_SUFFIXES, SOUND_SUFFIXES
+from fastdmt_loaders.decode.pictures import resize
 
 LEVEL = 0.5  # a pixel sounds where P reaches this
 GRID = 112  # side of the maps kept of a video
@@ -172,7 +173,7 @@ def localize_batch(
 ) -> np.ndarray:
     """P [N, size, size] float32 of frames [H, W, 3] uint8 with sounds by rate, prepared as evaluation prepares them."""
     side = model.size
-    small = [np.asarray(Image.fromarray(f).resize((side, side), Image.Resampling.BICUBIC)) for f in frames]
+    small = [resize(np.array(frame), side) for frame in frames]
     batch = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(model.device)
     features = {}
     for name in model.front_ends:
