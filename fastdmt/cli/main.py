@@ -105,10 +105,10 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
         default=default,
         prog=f"fastdmt {name}",
     )
-    _check_paths(config)
     module, function = target.split(":")
 
     def run(value: object) -> int | None:
+        _check_paths(value)
         return getattr(importlib.import_module(f"fastdmt.cli.{module}"), function)(value)
 
     return run, config
