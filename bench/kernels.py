@@ -340,7 +340,17 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="search configurations first and write them")
     parser.add_argument("--target", default="sm_90", help="whose resources are shown")
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--static", action="store_true", help="compare the machine code with the committed record")
+    parser.add_argument("--update", action="store_true", help="with --static: write the record")
+    parser.add_argument("--host", action="store_true", help="time the host's part of every call")
     arguments = parser.parse_args()
+    if arguments.static or arguments.host:
+        sys.path.insert(0, str(ROOT / "bench"))
+        import kernels_static
+
+        if arguments.host:
+            kernels_static.host()
+        raise SystemExit(kernels_static.static(arguments.update) if arguments.static else 0)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     clock = bandwidth = None
     print(f"torch {torch.__version__}, {gpu or 'no GPU'}, {date.today()}")

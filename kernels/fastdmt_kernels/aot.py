@@ -36,6 +36,7 @@ TENSOR_CORE = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma\w*")
 
 #: Cells a side of the map and pixels a side of the frame that the options allow, and pairs that once spilled.
 CELLS, PIXELS = (1, 4, 7, 14, 16, 20, 28, 32), (64, 128, 224, 256, 320, 448, 512, 1024)
+LAUNCH = ("num_warps", "num_stages", "maxnreg")
 HARD = [(7, 448), (16, 1024), (224, 224)]
 
 
@@ -206,7 +207,7 @@ def compile_all(target: str, gpu: str, what: str, kernels: tuple[str, ...] = (""
             if hip and options.get("PRECISION") == "tf32x3":
                 options = {**options, "PRECISION": "ieee"}  # as mil_logits does there
             done.add((kernel, case))
-            launch = {key: options[key] for key in ("num_warps", "num_stages") if key in options}
+            launch = {key: options[key] for key in LAUNCH if key in options and not (hip and key == "maxnreg")}
             compiled = triton.compile(source(kernel, args, options), target=machine, options=launch)
             text = compiled.asm["amdgcn" if hip else "ptx"]
             row = {"target": target, "kernel": kernel.__name__, "case": case, "warps": compiled.metadata.num_warps}

@@ -168,6 +168,9 @@ def forward(
     options = config("localization_loss", s.device)
     tile = options.pop("TILE")
     sizes = plan((h, w), (height, width), tile)
+    if torch.version.hip is None:
+        # Left to itself the assembler of some sizes fits one block more on a multiprocessor, and spills for it.
+        options["maxnreg"] = min(240, 2048 // options.get("num_warps", 4))
     weight = weight.float().contiguous()
     launch(
         loss_forward, n,

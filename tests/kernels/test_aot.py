@@ -1,9 +1,11 @@
 """Every kernel compiles for GPUs that are not here: no register spilled, a tensor core where a dot is meant."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from fastdmt_kernels import tuning
 
 pytest.importorskip("triton")
 
+BENCH = Path(__file__).parents[2] / "bench"
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}  # bytes a program may have
 TENSOR_CORE = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
 GPUS = [file.stem for file in tuning.FOLDER.glob("*.json") if file.stem != "interpreter"]
@@ -48,6 +51,33 @@ def test_hopper(capsys):
     names = {row["kernel"] for row in rows}
     assert len(names) == 11, names
     check(rows, capsys)
+
+
+def record():
+    spec = importlib.util.spec_from_file_location("kernels_static", BENCH / "kernels_static.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, json.loads(module.RECORD.read_text())
+
+
+def test_machine_code_is_not_worse_than_the_record():
+    triton = pytest.importorskip("triton")
+    static, committed = record()
+    if committed["triton"] != triton.__version__:
+        pytest.skip(f"the record is of Triton {committed['triton']}")
+    now = static.compiled(("sm_90",))
+    assert len(now) > 15 and static.worse(now, committed["kernels"]) == []
+    name = next(name for name in now if "mil_forward" in name)
+    assert static.worse({name: {**now[name], "executed": int(1.1 * now[name]["executed"])}}, committed["kernels"])
+    assert static.worse({name: {**now[name], "spilled": 8}}, committed["kernels"])
+    assert static.worse({"new": now[name]}, committed["kernels"])
+
+
+def test_mil_forward_executes_little_over_half_of_the_first_form():
+    """2,890 instructions a tile of 64 cells and 512 channels in the first form; 55% of them is the limit."""
+    _, committed = record()
+    row = committed["kernels"]["sm_90 mil_forward, bf16 channels_last"]
+    assert row["executed"] <= 0.55 * 4 * 2890
 
 
 def test_the_hardest_sizes_spill_nothing(capsys):
