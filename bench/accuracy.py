@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--options", default="", help="more options of train, in quotes")
     a = parser.parse_args()
     command = ["compare", "--preset", "real-small", "--data", str(a.data), "--run", str(a.run)]
-    command += ["--methods", a.algorithms, "--seeds", str(a.seeds), *a.options.split()]
+    command += ["--algorithms", a.algorithms, "--seeds", str(a.seeds), *a.options.split()]
     code = fastdmt(command)
     if code:
         sys.exit(code)

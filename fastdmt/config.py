@@ -1,8 +1,7 @@
 """Every setting of a run. The docstrings below are the command line's help; this file never imports torch.
 
 Presets are complete `TrainConfig`s (presets.py); flags given by the user replace single fields of them.
-Marks in the text: [paper] stated by the paper's abstract or figure, [recalled] its default as far as known,
-[peer] the convention of the field's public code, [ours] a choice of this project with a reason.
+The help texts end with marks that say where a default comes from; `TrainConfig` explains them.
 """
 
 from __future__ import annotations
@@ -11,29 +10,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from fastdmt.errors import FastDMTError
-
-MethodName = Literal["dmt", "pseudo-label", "mean-teacher", "fixmatch", "cps", "xpl", "supervised", "self-supervised"]
-METHOD_NAMES = get_args(MethodName)
-LOCALIZER_NAMES = ("dmt", "ezvsl", "lvs", "slavc")
-VisualName = Literal["resnet18", "resnet50", "vgg16", "efficientnet-lite0", "small"]
-AudioName = Literal[
-    "vggish", "soundnet8", "soundnet8-conv8", "spectrogram", "spectrogram-s16", "small-logmel", "small-spectrogram"
-]
-
-FRONT_END_OF: dict[str, str] = {
-    "vggish": "logmel",
-    "soundnet8": "waveform",
-    "soundnet8-conv8": "waveform",
-    "spectrogram": "spectrogram",
-    "spectrogram-s16": "spectrogram",
-    "small-logmel": "logmel",
-    "small-spectrogram": "spectrogram",
-}
+from fastdmt.names import ALGORITHMS, AUDIO_ENCODERS, HEADS_ALONE, LOCALIZERS, AlgorithmName, AudioName, VisualName
 
 
 @dataclass(frozen=True)
@@ -79,7 +61,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The localizers. A and B share the visual architecture and differ in their ears (section 2) and their seeds."""
+    """The localizers. A and B share the visual architecture and differ in their audio encoders and their seeds."""
 
     localizer: str = "dmt"
     """Whose map and contrastive loss: dmt (EZ-VSL's loss), ezvsl, lvs, slavc, or package.module:Class of your own."""
@@ -117,7 +99,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PseudoLabelConfig:
-    """Unbiased learning (section 4)."""
+    """Unbiased learning: which pixels and clips become pseudo-labels, and what they weigh."""
 
     delta: float = 0.6
     """A pixel sounds for a teacher when P >= delta [recalled]."""
@@ -230,12 +212,16 @@ class ScaleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train both localizers: warm-up on labelled clips, then unbiased learning on all."""
+    """Train both localizers: warm-up on labelled clips, then unbiased learning on all.
+
+    Where a default comes from: [paper] stated in the DMT paper; [recalled] the paper's value as far as known, not
+    verified; [peer] the convention of the field's public code; [ours] a choice of this project.
+    """
 
     preset: str = "demo"
     """demo, real-small (photographs, pretrained encoders, minutes), flickr-10k, flickr-144k, vggsound-10k,
     vggsound-144k, or paper (recalled settings, no additions)."""
-    method: MethodName = "dmt"
+    algorithm: AlgorithmName = "dmt"
     """dmt, or a rival on its code path: pseudo-label, mean-teacher, fixmatch, cps, xpl; supervised; self-supervised."""
     run: Path = Path("runs/demo")
     """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
@@ -265,8 +251,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.model.localizer in LOCALIZER_NAMES or ":" in self.model.localizer,
-            f"--localizer {self.model.localizer!r} is unknown: choose one of {', '.join(LOCALIZER_NAMES)}, "
+            self.model.localizer in LOCALIZERS or ":" in self.model.localizer,
+            f"--localizer {self.model.localizer!r} is unknown: choose one of {', '.join(LOCALIZERS)}, "
             "or give package.module:Class",
         )
         require(0 < self.pseudo.delta < 1, "--delta must lie between 0 and 1")
@@ -287,7 +273,7 @@ class TrainConfig:
         )
         require(0 <= self.model.head_dropout < 1, "--head-dropout must lie in [0, 1)")
         require(
-            self.data.feature_crops == 0 or (self.model.freeze == -1 and self.model.localizer == "dmt"),
+            self.data.feature_crops == 0 or (self.model.freeze == -1 and self.model.localizer in HEADS_ALONE),
             "--feature-crops keeps the output of frozen encoders: it needs --freeze -1 and --localizer dmt",
         )
         require(0.5 < self.pseudo.confidence < 1, "--confidence must lie between 0.5 and 1")
@@ -295,8 +281,8 @@ class TrainConfig:
         require(0 < self.optim.labelled_share <= 1, "--labelled-share must lie in (0, 1]")
         require(self.optim.batch >= 4, "--batch must be at least 4: the contrastive loss needs other sounds")
         require(
-            self.method != "self-supervised" or self.pseudo.lambda_u > 0,
-            "--method self-supervised has only the contrastive loss: give --lambda-u a positive value",
+            ALGORITHMS[self.algorithm].uses_boxes or self.pseudo.lambda_u > 0,
+            f"--algorithm {self.algorithm} has only the contrastive loss: give --lambda-u a positive value",
         )
         require(0 <= self.optim.lr_warmup < 1, "--lr-warmup is a share of the stage: give it in [0, 1)")
         require(self.scale.gpus >= -1, "--gpus is a count, or -1 for one process on --device")
@@ -306,8 +292,8 @@ class TrainConfig:
         )
         require(0 <= self.scale.pack_accepted <= 1, "--pack-accepted is a share of the rows: give it in [0, 1]")
         require(
-            self.scale.pack_accepted == 0 or self.method == "dmt",
-            "--pack-accepted needs --method dmt: with other methods the two students learn from different clips",
+            self.scale.pack_accepted == 0 or ALGORITHMS[self.algorithm].shares_labels,
+            "--pack-accepted needs --algorithm dmt: with others the two students learn from different clips",
         )
         require(self.scale.workers_cpu == 1 or self.scale.gpus == 0, "--workers-cpu goes with --gpus 0")
         require(self.optim.batch % self.scale.accumulate == 0, "--batch must divide by --accumulate")
@@ -322,12 +308,12 @@ class TrainConfig:
     @property
     def batch_unlabelled(self) -> int:
         """Unlabelled clips of a step over all devices; the supervised baseline sees none."""
-        return 0 if self.method == "supervised" else self.optim.batch - self.batch_labelled
+        return self.optim.batch - self.batch_labelled if ALGORITHMS[self.algorithm].uses_unlabelled else 0
 
     @property
     def front_ends(self) -> tuple[str, str]:
         """Sound front-end of localizer A and of B."""
-        return FRONT_END_OF[self.model.audio_a], FRONT_END_OF[self.model.audio_b]
+        return AUDIO_ENCODERS[self.model.audio_a], AUDIO_ENCODERS[self.model.audio_b]
 
 
 def require(condition: bool, message: str) -> None:
@@ -352,8 +338,9 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = set(values) - set(known)
+    if cls is TrainConfig and "method" in values:  # its name until version 0.2
+        values = {"algorithm": values["method"], **{k: v for k, v in values.items() if k != "method"}}
+    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     require(not unknown, f"config.json holds settings this version does not know: {', '.join(sorted(unknown))}")
     groups = {"data": DataConfig, "model": ModelConfig, "pseudo": PseudoLabelConfig, "optim": OptimConfig}
     groups["scale"] = ScaleConfig

@@ -16,8 +16,7 @@ from empty_files import touch
 from rich.console import Console
 from tones import name, write_data, write_video
 
-from fastdmt import config, presets
-from fastdmt.algorithm import pseudo_labels as methods
+from fastdmt import config, names, presets
 from fastdmt.cli.main import COMMANDS, main, parse
 from fastdmt.models.localizer import build_localizer
 from fastdmt.presets import preset
@@ -82,8 +81,8 @@ def test_links_options_and_presets_exist(page):
         assert option in known | {"--logdir"}, option
     for value in re.findall(r"--preset ([a-z0-9-]+)", text):
         assert value in presets.PRESETS
-    for value in re.findall(r"--method ([a-z-]+)", text):
-        assert value in methods.METHODS
+    for value in re.findall(r"--algorithm ([a-z-]+)", text):
+        assert value in names.ALGORITHMS
 
 
 def option_names(kind: type) -> set[str]:

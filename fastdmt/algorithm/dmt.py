@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdmt.algorithm.negatives import Negatives
-from fastdmt.algorithm.pseudo_labels import Method
+from fastdmt.algorithm.pseudo_labels import Algorithm
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import Localizer
 from fastdmt.models.probability import probability_map
@@ -62,7 +62,7 @@ def supervised_loss(
     foreground: Tensor | None = None,
     foreground_weight: float = 0.0,
 ) -> Tensor:
-    """L_sup: weighted mean over clips of the pixel-wise loss between P and a binary (or soft) target (section 3).
+    """L_sup: weighted mean over clips of the pixel-wise loss between P and a binary (or soft) target.
 
     Args:
         s: cosine maps [N, h, w].
@@ -102,8 +102,8 @@ class DualMeanTeacherStep:
     Args:
         students: localizers A and B, trained by gradients.
         teachers: their averages, or None in stage 1.
-        method: where pseudo-labels come from.
-        config: section 4's constants.
+        algorithm: where pseudo-labels come from.
+        config: thresholds and weights of the pseudo-labels.
         size: (H, W) of the frames.
         min_agree: annotators that must agree on a labelled pixel (2 for Flickr-SoundNet, 1 for VGG-SS).
         group: process group over which contrastive negatives and denominators are shared.
@@ -115,7 +115,7 @@ class DualMeanTeacherStep:
         self,
         students: Sequence[Localizer],
         teachers: Sequence[Localizer] | None,
-        method: Method,
+        algorithm: Algorithm,
         config: PseudoLabelConfig,
         *,
         size: tuple[int, int],
@@ -126,7 +126,7 @@ class DualMeanTeacherStep:
     ) -> None:
         self.negatives = negatives
         self.progress = torch.ones((), device=students[0].affine.device)  # of stage 2; whoever trains keeps it
-        self.students, self.teachers, self.method, self.config = students, teachers, method, config
+        self.students, self.teachers, self.algorithm, self.config = students, teachers, algorithm, config
         self.size, self.min_agree, self.group = size, min_agree, group
         self.calls = students if calls is None else calls
         self._ema: EMA | None = None  # made at the first update, when the tensors lie where they will be
@@ -146,12 +146,12 @@ class DualMeanTeacherStep:
 
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> list[Consensus] | None:
-        """Teachers (or students) look at the weak view of the unlabelled clips; the method decides what to believe."""
-        if self.method.labelled_by == "nobody" or len(batch.ids) == batch.labelled:
+        """Teachers (or students) label the weak view of the unlabelled clips; the algorithm decides what to keep."""
+        if self.algorithm.labelled_by == "nobody" or len(batch.ids) == batch.labelled:
             return None
         rows = slice(batch.labelled, None)
         frames = batch.frames_weak[rows]
-        by_students = self.method.labelled_by == "students"
+        by_students = self.algorithm.labelled_by == "students"
         models = self.students if by_students else self.teachers
         if by_students:
             for student in models:
@@ -160,7 +160,7 @@ class DualMeanTeacherStep:
         if by_students:
             for student in models:
                 student.train()
-        return self.method.pseudo_labels(maps, [m.affine for m in models], self.size, self.progress)
+        return self.algorithm.pseudo_labels(maps, [m.affine for m in models], self.size, self.progress)
 
     def unbiased(self, batch: Batch) -> Losses:
         """Stage 2: the teachers label, the students learn."""
@@ -171,19 +171,19 @@ class DualMeanTeacherStep:
         boxes = boxes_to_mask(batch.boxes[: batch.labelled], self.size, self.min_agree)
         supervised, contrastive, negative = [], [], []
         n = len(batch.frames_strong)
-        if self.method.uses_labels:
+        if self.algorithm.uses_labels:
             batch = self._with_negatives(batch)
         for k, student in enumerate(self.students):
             out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
             label = labels[k] if labels else None
             target, weight, valid = self._targets(boxes, label, n)
-            if self.method.uses_labels:
+            if self.algorithm.uses_labels:
                 rows = slice(0, len(target))
                 truth = boxes if label is None else torch.cat([boxes, label.mask])
                 supervised.append(self._localize(student, out.map[rows], target, weight[rows], valid, truth))
                 negative.append(self._silence(student, out.map[n:], boxes))
             if self.config.lambda_u > 0:
-                believed = torch.ones_like(weight) if self.method.contrasts_all else (weight > 0).to(weight)
+                believed = torch.ones_like(weight) if self.algorithm.contrasts_all else (weight > 0).to(weight)
                 believed = F.pad(believed, (0, len(out.map) - n))
                 contrastive.append(student.contrastive_loss(out, believed, self.group))
         zero = torch.zeros((), device=boxes.device)
@@ -256,7 +256,7 @@ class DualMeanTeacherStep:
             valid=valid,
             total=self._total(weight),
             kind=self.config.supervised_loss,
-            probability=self.method.probability,
+            probability=self.algorithm.probability,
             foreground=foreground,
             foreground_weight=self.config.foreground,
         )

@@ -1,8 +1,8 @@
 """Which pseudo-labels a step uses: the paper's consensus of two teachers, and the baselines it is compared with.
 
-A method knows maps and masks; it knows nothing of optimizers, loaders or schedules. Every method trains the same pair
-of localizers with the same batches and gives each an EMA teacher, so that neither ensembling nor averaging nor steps
-explain a difference between two of them: only the pseudo-labels do.
+An algorithm knows maps and masks; it knows nothing of optimizers, loaders or schedules. Every algorithm trains the same
+pair of localizers with the same batches and gives each an EMA teacher, so that neither ensembling nor averaging nor
+steps explain a difference between two of them: only the pseudo-labels do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastdmt_kernels import Consensus, consensus
 
 
 @dataclass(frozen=True)
-class Method:
+class Algorithm:
     """Base class and the `supervised` baseline: labelled clips alone.
 
     Attributes:
@@ -48,7 +48,7 @@ class Method:
             progress: of stage 2, 0..1; 0-d on the maps' device in training.
 
         Returns:
-            A `Consensus` for every student, or None when the method makes no pseudo-labels.
+            A `Consensus` for every student, or None when the algorithm makes no pseudo-labels.
         """
         return None
 
@@ -75,7 +75,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class DualMeanTeacher(Method):
+class DualMeanTeacher(Algorithm):
     """The paper: kept where both teachers agree, labelled by the intersection of their maps, for both students."""
 
     labelled_by: str = "teachers"
@@ -86,7 +86,7 @@ class DualMeanTeacher(Method):
 
 
 @dataclass(frozen=True)
-class PseudoLabel(Method):
+class PseudoLabel(Algorithm):
     """Naive self-training (Lee, ICML workshop 2013): every student learns from its own confident map, without EMA."""
 
     labelled_by: str = "students"
@@ -103,7 +103,7 @@ class MeanTeacher(PseudoLabel):
 
 
 @dataclass(frozen=True)
-class FixMatch(Method):
+class FixMatch(Algorithm):
     """FixMatch (Sohn et al., NeurIPS 2020), per pixel: the weak view's map labels the strong view where it is sure.
 
     A pixel counts when P or 1 - P reaches `confidence`; the others are ignored. A clip without one sounding pixel is
@@ -119,7 +119,7 @@ class FixMatch(Method):
 
 
 @dataclass(frozen=True)
-class CrossPseudoSupervision(Method):
+class CrossPseudoSupervision(Algorithm):
     """CPS (Chen et al., CVPR 2021): every student learns from the other one's map as it is, all pixels count."""
 
     labelled_by: str = "students"
@@ -131,7 +131,7 @@ class CrossPseudoSupervision(Method):
 
 
 @dataclass(frozen=True)
-class CrossPseudoLabelling(Method):
+class CrossPseudoLabelling(Algorithm):
     """XPL (Guo et al., 2024, arXiv 2403.03095): soft labels of the other localizer, sharpened, most confident first.
 
     Its moving average of pseudo-labels is that of the model that makes them: crops of a clip differ between epochs, so
@@ -158,7 +158,7 @@ class CrossPseudoLabelling(Method):
 
 
 @dataclass(frozen=True)
-class SelfSupervised(Method):
+class SelfSupervised(Algorithm):
     """The contrastive loss on all clips, no boxes at all."""
 
     warms_up: bool = False
@@ -166,13 +166,13 @@ class SelfSupervised(Method):
     contrasts_all: bool = True
 
 
-METHODS = {
+CLASSES = {
     "dmt": DualMeanTeacher,
     "pseudo-label": PseudoLabel,
     "mean-teacher": MeanTeacher,
     "fixmatch": FixMatch,
     "cps": CrossPseudoSupervision,
     "xpl": CrossPseudoLabelling,
-    "supervised": Method,
+    "supervised": Algorithm,
     "self-supervised": SelfSupervised,
 }

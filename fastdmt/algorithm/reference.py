@@ -54,7 +54,7 @@ def contrastive(v, a, use, temperature):
 
 
 def unbiased_loss(students, teachers, batch, cfg, size, min_agree):
-    """Stage 2's loss: what the two students minimise on one batch (method section 4).
+    """Stage 2's loss: what the two students minimise on one batch.
 
     Args:
         students, teachers: localizers A and B; teachers in evaluation mode.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,10 +11,23 @@ from typing import Literal
 import tyro
 
 from fastdmt.config import TrainConfig
+from fastdmt.names import MapName, PublishedName, SuiteName
 from fastdmt.presets import preset
 
 Positional = tyro.conf.Positional
-SuiteName = Literal["flickr", "vggss", "vggss-heard", "vggss-unheard", "flickr-extended", "vggss-extended"]
+RENAMED = {"--method": "--algorithm", "--methods": "--algorithms"}  # former name -> name
+
+
+def current(words: Sequence[str]) -> list[str]:
+    """Options under their present names; one line on standard error for each that came under a former one."""
+    out = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in RENAMED:
+            print(f"note: {name} is called {RENAMED[name]} now", file=sys.stderr)
+            word = RENAMED[name] + equals + value
+        out.append(word)
+    return out
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Eval:
     """A test list of the literature, in a table with published figures; each row says its protocol."""
     lists: Path | None = None
     """Folder of the suite's official lists (for example vggss_test.csv); default: the data folder."""
-    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    map: MapName = "teachers"
     """Whose map."""
     shuffle_sound: bool = False
     """Give every frame another item's sound: a model that follows the sound must fall."""
@@ -59,7 +74,7 @@ class Predict:
     """A frame followed by its sound, folders, or videos."""
     out: Path = Path("predictions")
     """Where overlays, maps, strips and boxes are written."""
-    map: Literal["teachers", "A", "B", "intersection", "students"] = "teachers"
+    map: MapName = "teachers"
     """Whose map."""
     fps: float = 2.0
     """Maps a second of video."""
@@ -71,15 +86,15 @@ class Predict:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train methods, or any variants, with equal data, steps and seeds; print mean, spread and what differences mean.
+    """Train algorithms, or any variants, with equal data, steps and seeds; print mean, spread, what differences mean.
 
     Rows that differ in stage 2 alone share stage 1. A run that is finished is not run again.
     """
 
-    methods: str = "supervised,mean-teacher,dmt"
-    """Comma-separated methods; the first is what the others are compared with."""
+    algorithms: str = "supervised,mean-teacher,dmt"
+    """Comma-separated algorithms; the first is what the others are compared with."""
     variant: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A row of its own: "name: options of train", once for each; then --methods is not read."""
+    """A row of its own: "name: options of train", once for each; then --algorithms is not read."""
     label_budgets: str = ""
     """Comma-separated numbers of labelled clips, also as --labels 40,80,160: CIoU over labels, one line a row."""
     localizers: str = ""
@@ -94,9 +109,9 @@ class Compare:
 
 @dataclass(frozen=True)
 class Import:
-    """A checkpoint of another method as a run folder that eval and predict take; the file is never executed."""
+    """A checkpoint of another localizer as a run folder that eval and predict take; the file is never executed."""
 
-    method: Positional[Literal["ezvsl", "slavc", "lvs"]]
+    localizer: Positional[PublishedName]
     """Whose checkpoint."""
     checkpoint: Positional[Path]
     """What their training wrote, for example best.pth."""

@@ -16,9 +16,10 @@ from fastdmt.distributed.processes import World, start
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
-from fastdmt.evaluation.suites import SUITES, SuiteResult, run_suite
+from fastdmt.evaluation.suites import SuiteResult, run_suite
 from fastdmt.evaluation.test_time import with_options
 from fastdmt.models.pair import Model, load
+from fastdmt.names import SUITES
 from fastdmt.reports.predict import predict
 from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
@@ -181,7 +182,7 @@ def demo(cfg: TrainConfig) -> int:
 
 def import_checkpoint(args: arguments.Import) -> int:
     """`fastdmt import`."""
-    for line in import_run(args.method, args.checkpoint, args.out):
+    for line in import_run(args.localizer, args.checkpoint, args.out):
         CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
     CONSOLE.print(f"written: {args.out}; next: fastdmt eval {args.out} --data ROOT --suite vggss", soft_wrap=True)
     return 0

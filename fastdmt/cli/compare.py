@@ -1,8 +1,8 @@
 """`fastdmt compare`: the paper's argument as one command, with what is needed to doubt it.
 
 Every run sees the same data, steps, seeds and augmentation, trains the same pair of localizers and gives each an EMA
-teacher. The table has the pair's mean and one localizer alone, so that ensembling cannot pass for a better method.
-Rows are methods, or variants: any options under a name. A run that is finished is not run again: its folder's name
+teacher. The table has the pair's mean and one localizer alone, so that ensembling cannot pass for a better algorithm.
+Rows are algorithms, or variants: any options under a name. A run that is finished is not run again: its folder's name
 holds a digest of its settings, so that another setting is another run.
 """
 
@@ -20,12 +20,13 @@ from rich.table import Table
 
 from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
-from fastdmt.config import METHOD_NAMES, PseudoLabelConfig, TrainConfig, require, to_dict
+from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE
 from fastdmt.drawing.curves import write_budgets, write_curves
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
 from fastdmt.models.pair import load
+from fastdmt.names import ALGORITHMS
 from fastdmt.runs.folder import FREE
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
@@ -35,14 +36,14 @@ CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_
 STAGE_2 = {f.name for f in dataclasses.fields(PseudoLabelConfig)} - {
     *("foreground", "negatives", "negative_weight", "lambda_warmup", "supervised_loss")
 }
-STAGE_2 |= {"method", "preset", "epochs", "steps", "lr_unbiased", "labelled_share", "eval_every", "warm_from"}
+STAGE_2 |= {"algorithm", "preset", "epochs", "steps", "lr_unbiased", "labelled_share", "eval_every", "warm_from"}
 
 
 def compare(args: arguments.Compare) -> int:
     """Train, evaluate, print mean and deviation over seeds and what a difference is worth; write JSON and pages."""
     root = args.train.run if args.train.run != TrainConfig().run else Path("runs/compare")
     base = dataclasses.replace(args.train, run=root)
-    rows = variants(base, args.methods, args.localizers, args.variant)
+    rows = variants(base, args.algorithms, args.localizers, args.variant)
     budgets = parse_budgets(args.label_budgets)
     require(args.seeds >= 1, "--seeds must be at least 1")
     tables: dict[int, dict[str, list[dict[str, Any]]]] = {}
@@ -77,16 +78,16 @@ def compare(args: arguments.Compare) -> int:
     return 0
 
 
-def variants(base: TrainConfig, methods: str, localizers: str, given: tuple[str, ...]) -> dict[str, TrainConfig]:
+def variants(base: TrainConfig, algorithms: str, localizers: str, given: tuple[str, ...]) -> dict[str, TrainConfig]:
     """Name -> settings of every row.
 
     Args:
         base: settings shared by all.
-        methods, localizers: comma-separated; every pair is a row.
-        given: "name: options of train"; when there are any, they are the rows and `methods` is not read.
+        algorithms, localizers: comma-separated; every pair is a row.
+        given: "name: options of train"; when there are any, they are the rows and `algorithms` is not read.
 
     Raises:
-        FastDMTError: a method that does not exist, a name without options or twice, options that do not parse.
+        FastDMTError: an algorithm that does not exist, a name without options or twice, options that do not parse.
     """
     rows: dict[str, TrainConfig] = {}
     for text in given:
@@ -97,19 +98,19 @@ def variants(base: TrainConfig, methods: str, localizers: str, given: tuple[str,
         rows[name] = with_options(base, name, options)
     if rows:
         return rows
-    for method in methods.split(","):
-        require(method in METHOD_NAMES, f"unknown method {method!r}: choose from {', '.join(METHOD_NAMES)}")
+    for algorithm in algorithms.split(","):
+        require(algorithm in ALGORITHMS, f"unknown algorithm {algorithm!r}: choose from {', '.join(ALGORITHMS)}")
         for localizer in localizers.split(",") if localizers else [base.model.localizer]:
-            name = f"{localizer} {method}" if "," in localizers else method
+            name = f"{localizer} {algorithm}" if "," in localizers else algorithm
             model = dataclasses.replace(base.model, localizer=localizer)
-            rows[name] = dataclasses.replace(base, method=method, model=model)
+            rows[name] = dataclasses.replace(base, algorithm=algorithm, model=model)
     return rows
 
 
 def with_options(base: TrainConfig, name: str, options: str) -> TrainConfig:
     """The settings with some options of `fastdmt train` on top. Raises FastDMTError: they do not parse."""
     try:
-        words = shlex.split(options)
+        words = arguments.current(shlex.split(options))
         return tyro.cli(tyro.conf.OmitArgPrefixes[TrainConfig], args=words, default=base, console_outputs=False)
     except (SystemExit, ValueError) as error:
         raise FastDMTError(
@@ -145,7 +146,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
     """
     run = cfg.run / f"{''.join(c if c.isalnum() else '-' for c in name)}-{cfg.seed}-{digest(cfg, {'feature_cache'})}"
     stage_1 = digest(cfg, STAGE_2 | {"feature_cache"})
-    has_warmup = cfg.method != "self-supervised" and cfg.warm_from is None
+    has_warmup = ALGORITHMS[cfg.algorithm].uses_boxes and cfg.warm_from is None
     cfg = dataclasses.replace(cfg, run=run, warm_from=warmed.get(stage_1, cfg.warm_from) if has_warmup else None)
     if has_warmup:
         warmed.setdefault(stage_1, run)
@@ -174,7 +175,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         "curves": curves(run),
     }
     done.write_text(json.dumps(row), encoding="utf-8")
-    settings = {"method": cfg.method, "localizer": cfg.model.localizer, "seed": cfg.seed}
+    settings = {"algorithm": cfg.algorithm, "localizer": cfg.model.localizer, "seed": cfg.seed}
     write_hparams(run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
     return row
 
@@ -185,7 +186,7 @@ def values(runs: list[dict[str, Any]], key: str = "ciou") -> list[float]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Named series of metrics.jsonl over stage 2, (step of that stage, value); what a method never has is left out."""
+    """Named series of metrics.jsonl over stage 2, (step of that stage, value); those never logged are left out."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     before = max((line["step"] for line in lines if line["stage"] == WARMUP), default=0)
     out: dict[str, list[tuple[int, float]]] = {}

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (arguments.Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (arguments.Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
-    "compare": (arguments.Compare, "compare:compare", "several methods, several seeds, one table"),
+    "compare": (arguments.Compare, "compare:compare", "several algorithms, several seeds, one table"),
     "import": (arguments.Import, "commands:import_checkpoint", "a checkpoint of EZ-VSL, SLAVC or LVS as a run"),
     "export": (arguments.Export, "commands:export", "weights, settings and a model card in one folder"),
     "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
@@ -89,6 +89,8 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
         raise FastDMTError(f"unknown command {name!r}: {hint}choose one of {', '.join(COMMANDS)}")
     kind, target, _ = COMMANDS[name]
     rest = as_paths(args[words:])
+    if kind in (TrainConfig, arguments.Compare):
+        rest = arguments.current(rest)
     if kind is arguments.Compare:  # train's own --labels is one number
         i = next((i for i, word in enumerate(rest[:-1]) if word == "--labels" and "," in rest[i + 1]), None)
         rest = rest if i is None else [*rest[:i], "--label-budgets", *rest[i + 1 :]]
@@ -188,7 +190,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Waiting OpenMP threads spin; where others want the cores that makes a step five times as long. The default spins
     # for some 100 ms, this for microseconds, and costs nothing on a quiet machine. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # A localizer of one's own (--localizer my_method:Class) lies where the command is given.
+    # A localizer of one's own (--localizer my_localizer:Class) lies where the command is given.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:

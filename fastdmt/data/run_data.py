@@ -14,6 +14,7 @@ from fastdmt.config import TrainConfig, require
 from fastdmt.console import bar
 from fastdmt.distributed.processes import World
 from fastdmt.errors import FastDMTError
+from fastdmt.names import ALGORITHMS
 from fastdmt_loaders import (
     AVDataset,
     EvalBatch,
@@ -142,7 +143,7 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
         default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
         require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
     split = make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
-    if cfg.method != "self-supervised":
+    if ALGORITHMS[cfg.algorithm].uses_boxes:
         require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and its boxes")
     if cfg.batch_unlabelled:
         require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {names['train']}")

@@ -186,7 +186,7 @@ def _work(worker: str, cfg: TrainConfig) -> Any:
     try:
         result = getattr(importlib.import_module(module), name)(cfg, world)
     except BaseException:
-        # No farewell to ranks that may be stuck in a collective with this one: the launcher ends them.
+        # No closing barrier with ranks that may be stuck in a collective with this one: the launcher ends them.
         raise
     world.leave()
     return result

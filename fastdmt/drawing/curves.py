@@ -1,4 +1,4 @@
-"""Training curves of several methods and seeds as one self-contained page of inline SVG."""
+"""Training curves of several algorithms and seeds as one self-contained page of inline SVG."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 260, 44, 28, 26
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def write_curves(path: Path, methods: Mapping[str, Sequence[Series]]) -> None:
+def write_curves(path: Path, algorithms: Mapping[str, Sequence[Series]]) -> None:
     """Write one chart per quantity; thin lines are seeds, the thick one their mean.
 
     Args:
         path: html file.
-        methods: method -> one mapping of quantity -> [(step, value)] per seed.
+        algorithms: algorithm -> one mapping of quantity -> [(step, value)] per seed.
     """
     key = " ".join(
-        f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in _coloured(methods)
+        f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in _coloured(algorithms)
     )
-    charts = "\n".join(chart(name, title, methods) for name, title in TITLES.items())
+    charts = "\n".join(chart(name, title, algorithms) for name, title in TITLES.items())
     path.write_text(page("Training curves", f"<p>{key}</p>{charts}"), encoding="utf-8")
 
 
@@ -78,10 +78,11 @@ def page(title: str, content: str) -> str:
     )
 
 
-def chart(name: str, title: str, methods: Mapping[str, Sequence[Series]]) -> str:
-    """One quantity over steps as an SVG element; an empty string when no method logged it."""
+def chart(name: str, title: str, algorithms: Mapping[str, Sequence[Series]]) -> str:
+    """One quantity over steps as an SVG element; an empty string when no algorithm logged it."""
     lines = [
-        (colour, [seed[name] for seed in methods[method] if seed.get(name)]) for method, colour in _coloured(methods)
+        (colour, [seed[name] for seed in algorithms[algorithm] if seed.get(name)])
+        for algorithm, colour in _coloured(algorithms)
     ]
     points = [point for _, seeds in lines for seed in seeds for point in seed]
     if not points:
@@ -108,7 +109,7 @@ def chart(name: str, title: str, methods: Mapping[str, Sequence[Series]]) -> str
         if seeds:
             body.append(line(mean(seeds), f'stroke="{colour}" stroke-width="2.5"'))
     if name == "mask_area":
-        truth = [seed["truth_area"] for seeds in methods.values() for seed in seeds if seed.get("truth_area")]
+        truth = [seed["truth_area"] for seeds in algorithms.values() for seed in seeds if seed.get("truth_area")]
         if truth:
             body.append(line(mean(truth), 'stroke="currentColor" stroke-dasharray="5 4"'))
     return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg>'
@@ -121,5 +122,5 @@ def mean(seeds: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]
     return [(step, sum(seed[step] for seed in by_step) / len(by_step)) for step in steps]
 
 
-def _coloured(methods: Mapping[str, Sequence[Series]]) -> list[tuple[str, str]]:
-    return [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(methods)]
+def _coloured(algorithms: Mapping[str, Sequence[Series]]) -> list[tuple[str, str]]:
+    return [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(algorithms)]

@@ -18,6 +18,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import examples as pictures
 from fastdmt.evaluation import metrics
 from fastdmt.evaluation.result import RULES, Result
+from fastdmt.names import MAP_SOURCES
 from fastdmt_loaders import EvalBatch, Pair, View, eval_batches
 from fastdmt_loaders.dataset.annotations import truth_map
 from fastdmt_loaders.frontends import FRONT_ENDS
@@ -32,14 +33,13 @@ def view_of(model) -> View:
     return View(size=model.size, front_ends=model.front_ends, seconds=seconds, augment=False, audio_augment="none")
 
 
+# Name of a map that is a mean -> names of the single localizers' maps that it is the mean of.
+_SINGLE = {source.localizers: name for name, source in MAP_SOURCES.items() if len(source.localizers) == 1}
 PARTS = {
-    "teachers": ("A", "B"),
-    "A": ("A",),
-    "B": ("B",),
-    "students": ("student A", "student B"),
-    "student A": ("student A",),
-    "student B": ("student B",),
-}  # whose mean each map is
+    name: tuple(_SINGLE[(localizer,)] for localizer in source.localizers)
+    for name, source in MAP_SOURCES.items()
+    if not source.minimum
+}
 
 
 def validate(
@@ -88,7 +88,7 @@ def evaluate(
             `.front_ends`, `.cfg.data.seconds`, `.device`; perhaps `.options`, see `fastdmt.evaluation.test_time`.
         dataset: `AVDataset` that holds the items.
         pairs: the items; those that do not sound are measured by confidence alone.
-        source: whose map, see `fastdmt.models.pair.SOURCES`.
+        source: whose map, see `fastdmt.names.MAP_SOURCES`.
         shuffle_sound: give every frame another item's sound (a cycle through all sounding items, drawn by `seed`).
         examples: items to draw of each kind (best, worst, random, non-sounding).
         progress: called with (items done, items in all).

@@ -164,7 +164,7 @@ def centre_distance(height: int, width: int) -> Tensor:
 
 @_either
 def blind(truth: Array, rule: str) -> Array:
-    """cIoU [...] of a disc in the middle of the frame, which needs neither eyes nor ears.
+    """cIoU [...] of a disc in the middle of the frame, which needs neither frame nor sound.
 
     Half of the frame's area for the median and the absolute rule, as many pixels as the truth for the adaptive one.
     """

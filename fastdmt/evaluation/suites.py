@@ -16,6 +16,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import metrics
 from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
+from fastdmt.names import SUITES
 from fastdmt_loaders import AVDataset, Pair, read_pairs
 
 MEDIAN, ABSOLUTE, ADAPTIVE = (f"{rule} threshold" for rule in ("median", "absolute", "adaptive"))
@@ -28,14 +29,6 @@ class Published(NamedTuple):
     ciou: float
     protocol: str = MEDIAN
     note: str = ""
-
-
-class Suite(NamedTuple):
-    """A test list by the file names that the field gives it."""
-
-    rule: str  #: annotations: flickr or vggss
-    lists: tuple[str, ...]  #: files, their items one after another
-    published: tuple[Published, ...] = ()
 
 
 FLICKR = (
@@ -64,14 +57,7 @@ VGGSS = (
     Published("DMT", 48.8, note="on 250 clips that are not known"),
     Published("ACL-SSL", 49.46, ABSOLUTE, "best of a grid of thresholds"),
 )
-SUITES = {
-    "flickr": Suite("flickr", ("flickr_test.csv",), FLICKR),
-    "vggss": Suite("vggss", ("vggss_test.csv",), VGGSS),
-    "vggss-heard": Suite("vggss", ("vggss_heard_test.csv",)),
-    "vggss-unheard": Suite("vggss", ("vggss_unheard_test.csv",)),
-    "flickr-extended": Suite("flickr", ("flickr_test.csv", "flickr_test_plus_silent.csv")),
-    "vggss-extended": Suite("vggss", ("vggss_test.csv", "vggss_test_plus_silent.csv")),
-}
+PUBLISHED = {"flickr": FLICKR, "vggss": VGGSS}
 
 
 @dataclass
@@ -120,7 +106,7 @@ class SuiteResult:
         """(method, CIoU@0.5 and, of ours, AUC, protocol), grouped by protocol; ours, cap and blind disc in each."""
         summary, out = self.result.summary, []
         for rule, protocol in (("median", MEDIAN), ("absolute", ABSOLUTE), ("adaptive", ADAPTIVE)):
-            others = [row for row in SUITES[self.name].published if row.protocol == protocol]
+            others = [row for row in PUBLISHED.get(self.name, ()) if row.protocol == protocol]
             out += [(row.method, f"{row.ciou:.2f}", ", ".join(filter(None, (protocol, row.note)))) for row in others]
             out += [
                 (who, f"{100 * summary[rule][f'{k}ciou']:.2f} (AUC {100 * summary[rule][f'{k}auc']:.2f})", note)
@@ -195,7 +181,7 @@ def run_suite(
 
     Args:
         model, dataset: as for `evaluate`.
-        name: one of `SUITES`.
+        name: one of `fastdmt.names.SUITES`.
         lists: folder of the official lists; the data folder by default.
         trained: ids of the run's training lists; items among them are counted, and figures given without them.
         options: for `evaluate`.

@@ -11,7 +11,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_into, read_tensors
 
-# method -> (prefix of their names -> prefix here, in order of trial)
+# localizer -> (prefix of their names -> prefix here, in order of trial)
 EZVSL = {"imgnet.": "visual.", "img_proj.": "visual_head.", "audnet.": "audio.", "aud_proj.": "audio_head."}
 SLAVC = {
     "imgnet.": "visual.",
@@ -22,7 +22,7 @@ SLAVC = {
     "aud_proj2.": "audio_head2.",
 }
 SLAVC |= {f"momentum_{theirs}": f"slow.{ours}" for theirs, ours in SLAVC.items()}
-# Both of LVS's networks carry three first layers and a classifier, and use one of them: conv1 sees, conv1_a hears.
+# Both of LVS's networks carry a classifier and three first layers, and use one: conv1 for frames, conv1_a for sound.
 LVS = {
     "imgnet.conv1_a.": None,
     "imgnet.conv1_flow.": None,
@@ -35,7 +35,7 @@ LVS = {
     "audnet.": "audio.",
 }
 NAMES: dict[str, dict[str, str | None]] = {"ezvsl": EZVSL, "lvs": LVS, "slavc": SLAVC}
-# What each was trained with: the frame's side in pixels, seconds of sound, pixels a cell, and the ear.
+# What each was trained with: the frame's side in pixels, seconds of sound, pixels a cell, and the audio encoder.
 SETTINGS = {
     "ezvsl": (224, 3.0, 32, "spectrogram"),
     "lvs": (224, 20.0, 16, "spectrogram-s16"),
@@ -44,7 +44,7 @@ SETTINGS = {
 
 
 def import_checkpoint(kind: str, path: str | Path, tau: float = 0.03) -> tuple[Localizer, dict[str, dict[str, Any]]]:
-    """A localizer in eval mode with the weights of a public method's checkpoint.
+    """A localizer in eval mode with the weights of a public localizer's checkpoint.
 
     Args:
         kind: `ezvsl`, `lvs` or `slavc`.
@@ -54,7 +54,7 @@ def import_checkpoint(kind: str, path: str | Path, tau: float = 0.03) -> tuple[L
     Returns:
         The localizer, whose map equals theirs (EZ-VSL's and SLAVC's times tau: theirs is divided by it), and the
         settings that a run of it needs: {"model": ..., "data": ...} by the names of the configuration. Nothing in
-        these methods makes a probability of a cosine, so their setting is `minmax`.
+        these localizers makes a probability of a cosine, so their setting is `minmax`.
 
     Raises:
         FastDMTError: unknown kind; a file that is missing, broken, holds code, or is not of this kind.
@@ -66,9 +66,9 @@ def import_checkpoint(kind: str, path: str | Path, tau: float = 0.03) -> tuple[L
         ours = _translate(name, NAMES[kind])
         if ours is not None:
             tensors[ours] = tensor
-    size, seconds, stride, ear = SETTINGS[kind]
+    size, seconds, stride, audio = SETTINGS[kind]
     dim = _dim(tensors, path, kind)
-    localizer = build_localizer(kind, "resnet18", ear, dim=dim, output_stride=stride, tau=tau)
+    localizer = build_localizer(kind, "resnet18", audio, dim=dim, output_stride=stride, tau=tau)
     # The probability head is ours; it keeps its beginning.
     tensors["affine"] = localizer.affine.detach()
     load_into(localizer, tensors, path, f"a checkpoint of {kind}")
@@ -76,8 +76,8 @@ def import_checkpoint(kind: str, path: str | Path, tau: float = 0.03) -> tuple[L
         "localizer": kind,
         "visual": "resnet18",
         "output_stride": stride,
-        "audio_a": ear,
-        "audio_b": ear,
+        "audio_a": audio,
+        "audio_b": audio,
         "dim": dim,
         "temperature": tau,
         "probability": "minmax",
@@ -93,7 +93,7 @@ def _translate(name: str, prefixes: dict[str, str | None]) -> str | None:
 
 
 def _dim(tensors: dict[str, Tensor], path: str | Path, kind: str) -> int:
-    if kind == "lvs":
+    if "audio_head." not in NAMES[kind].values():  # LVS compares the encoders' own outputs
         return 512
     if "audio_head.weight" not in tensors:
         wanted = next(theirs for theirs, ours in NAMES[kind].items() if ours == "audio_head.")

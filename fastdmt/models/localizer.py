@@ -1,6 +1,6 @@
 """One localizer: a visual and an audio encoder, their shared space, the map, and the contrastive loss.
 
-A new method is a subclass of `Localizer` in one file: the projections in `__init__`, the map in `forward`, the loss in
+A new localizer is a subclass of `Localizer` in one file: projections in `__init__`, map in `forward`, loss in
 `contrastive_loss`. `build_localizer` finds it as `package.module:Class`.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastdmt.errors import FastDMTError
 from fastdmt.models.contrastive import gather_rows, two_way_cross_entropy
 from fastdmt.models.encoders import build_audio, build_visual
+from fastdmt.names import LOCALIZERS
 from fastdmt_kernels import mil_logits, similarity_map
 
 
@@ -24,7 +25,7 @@ class Output(NamedTuple):
     map: Tensor  #: [N, h, w] float32, cosine in [-1, 1], with gradient
     v: Tensor  #: [N, D, h, w] frame features in the shared space, not normalised
     a: Tensor  #: [N, D] sound features in the shared space, not normalised
-    extra: tuple[Tensor, ...] = ()  #: whatever else a method's contrastive loss needs
+    extra: tuple[Tensor, ...] = ()  #: whatever else a localizer's contrastive loss needs
 
 
 class Localizer(nn.Module):
@@ -159,17 +160,10 @@ def conv_heads(visual: int, audio: int, dim: int, dropout: float) -> tuple[nn.Mo
     return see, hear
 
 
-LOCALIZERS = {
-    "dmt": "fastdmt.models.localizer:Localizer",
-    "ezvsl": "fastdmt.models.localizers.ezvsl:EZVSL",
-    "lvs": "fastdmt.models.localizers.lvs:LVS",
-    "slavc": "fastdmt.models.localizers.slavc:SLAVC",
-}
-
-
 def localizer_class(name: str) -> type[Localizer]:
-    """The class behind a name of `LOCALIZERS`, or behind `package.module:Class`."""
-    module, _, attribute = LOCALIZERS.get(name, name).partition(":")
+    """The class behind a name of `fastdmt.names.LOCALIZERS`, or behind `package.module:Class`."""
+    place = LOCALIZERS[name].place if name in LOCALIZERS else name
+    module, _, attribute = place.partition(":")
     if not attribute:
         known = ", ".join(LOCALIZERS)
         raise FastDMTError(f"localizer '{name}' is unknown; choose one of {known}, or give package.module:Class")
@@ -188,7 +182,7 @@ def build_localizer(
     """A localizer with random weights, from names.
 
     Args:
-        name: one of `LOCALIZERS`, or `package.module:Class` of your own.
+        name: one of `fastdmt.names.LOCALIZERS`, or `package.module:Class` of your own.
         visual, audio: encoder names (see `fastdmt.models.encoders`).
         dim: channels of the shared space.
         output_stride: pixels a cell of the map, 16 or 32.

@@ -21,6 +21,7 @@ from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_weights
 from fastdmt.models.probability import probability_map
+from fastdmt.names import MAP_SOURCES
 from fastdmt.runs import checkpoint
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.decode.pictures import resize
@@ -28,7 +29,6 @@ from fastdmt_loaders.frontends import FRONT_ENDS
 
 RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
 ORIGINS = "origins.json"
-SOURCES = ("teachers", "A", "B", "intersection", "students", "student A", "student B")
 
 
 class Model:
@@ -132,7 +132,7 @@ class Model:
         Args:
             frames: [N, 3, H, W], ImageNet-normalised.
             sound: front-end name -> its tensor.
-            source: one of `SOURCES`.
+            source: one of `fastdmt.names.MAP_SOURCES`.
         """
         out = []
         frames = self._seen(frames)
@@ -159,7 +159,7 @@ class Model:
                 for s, localizer in zip(self.cosines(frames, sound, source), localizers, strict=True)
             ]
         )
-        return maps.amin(0) if source == "intersection" else maps.mean(0)
+        return maps.amin(0) if MAP_SOURCES[source].minimum else maps.mean(0)
 
     @torch.no_grad()
     def localize(self, frame: Frame, sound: Sound, rate: int | None = None, source: str = "teachers") -> np.ndarray:
@@ -171,7 +171,7 @@ class Model:
             sound: a sound or video file, or [T] or [T, channels], float in -1..1 or an integer type, at `rate` Hz; the
                 middle is used.
             rate: samples a second of an array; a file knows its own.
-            source: one of `SOURCES`.
+            source: one of `fastdmt.names.MAP_SOURCES`.
 
         Returns:
             P [H, W] float32 in 0..1, the size of the frame.
@@ -194,18 +194,8 @@ class Model:
         return p[0, 0].cpu().numpy()
 
     def _localizers(self, source: str) -> list[Localizer]:
-        a, b = self.teachers
-        choice = {
-            "teachers": [a, b],
-            "A": [a],
-            "B": [b],
-            "intersection": [a, b],
-            "students": list(self.students),
-            "student A": [self.students[0]],
-            "student B": [self.students[1]],
-        }
-        require(source in choice, f"unknown map {source!r}: choose one of {', '.join(SOURCES)}")
-        return choice[source]
+        require(source in MAP_SOURCES, f"unknown map {source!r}: choose one of {', '.join(MAP_SOURCES)}")
+        return [getattr(self, role)[k] for role, k in MAP_SOURCES[source].localizers]
 
 
 def freeze(localizer: Localizer) -> Localizer:

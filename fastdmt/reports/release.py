@@ -19,11 +19,12 @@ from fastdmt.evaluation.result import RULES
 from fastdmt.files import write_text
 from fastdmt.models.foreign import import_checkpoint
 from fastdmt.models.pair import ORIGINS, RELEASED, keep_origins, weights_file
+from fastdmt.names import CONTRASTIVE_ONLY
 from fastdmt.runs import checkpoint
 
 
 def import_run(kind: str, path: Path, out: Path) -> list[str]:
-    """A checkpoint of another method as a folder that `eval`, `predict` and `load` take; A and B are both it.
+    """A checkpoint of another localizer as a folder that `eval`, `predict` and `load` take; A and B are both it.
 
     Args:
         kind: ezvsl, slavc or lvs.
@@ -40,7 +41,7 @@ def import_run(kind: str, path: Path, out: Path) -> list[str]:
     _new_folder(out)
     cfg = TrainConfig(
         preset="imported",
-        method="self-supervised",
+        algorithm=CONTRASTIVE_ONLY,
         run=out,
         data=DataConfig(**settings["data"]),
         model=ModelConfig(**settings["model"]),
@@ -153,7 +154,7 @@ protocol. Compare only figures of one protocol. The cap is the best that any map
 def facts_of(run: Path) -> dict[str, str]:
     """What a reader of a report should know of a run, by title."""
     cfg = load_config(run)
-    facts = {"method": f"{cfg.method}, localizer {cfg.model.localizer}, preset {cfg.preset}, seed {cfg.seed}"}
+    facts = {"algorithm": f"{cfg.algorithm}, localizer {cfg.model.localizer}, preset {cfg.preset}, seed {cfg.seed}"}
     split = run / "split.json"
     if split.is_file():
         lists = json.loads(split.read_text(encoding="utf-8"))

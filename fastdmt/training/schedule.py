@@ -16,7 +16,7 @@ class Schedule:
         cfg: the run's configuration.
         labelled, unlabelled: clips of the two training lists.
         processes: over which every batch is shared.
-        warms_up: the method has a stage 1.
+        warms_up: the algorithm has a stage 1.
 
     Attributes:
         batch_warmup: labelled clips of a step of stage 1, over all processes.
@@ -38,7 +38,7 @@ class Schedule:
         rows = min(optim.batch, labelled)
         self.batch_warmup = max(share, rows - rows % share)
         warmup = optim.warmup_steps or math.ceil(optim.warmup_epochs * labelled / self.batch_warmup)
-        # The supervised baseline gets as many steps as the methods that see unlabelled clips.
+        # The supervised baseline gets as many steps as the algorithms that see unlabelled clips.
         steps = optim.steps or math.ceil(optim.epochs * unlabelled / max(1, optim.batch - cfg.batch_labelled))
         self.steps = {WARMUP: warmup if warms_up and not cfg.warm_from else 0, UNBIASED: steps}
 

@@ -1,4 +1,4 @@
-"""The training loop: two stages, their schedules, validation, checkpoints. It knows no method; see dmt.py for that.
+"""The training loop: two stages, their schedules, validation, checkpoints. It knows no algorithm; see dmt.py for that.
 
 stage 1 "warm-up":  students A and B learn from labelled clips, each in its own order; the best epoch goes on
 stage 2 "unbiased": teachers = copies of them; students learn from boxes and pseudo-labels; teachers follow by EMA
@@ -20,7 +20,7 @@ import fastdmt_kernels
 from fastdmt.algorithm.accepted_queue import AcceptedQueue
 from fastdmt.algorithm.dmt import DualMeanTeacherStep, Losses
 from fastdmt.algorithm.negatives import Negatives
-from fastdmt.algorithm.pseudo_labels import METHODS
+from fastdmt.algorithm.pseudo_labels import CLASSES
 from fastdmt.config import TrainConfig
 from fastdmt.data.run_data import Data, open_data
 from fastdmt.distributed.processes import Leaving, World, join, resume_command
@@ -63,7 +63,7 @@ class Trainer:
         sinks: functions (step, stage, values) of one's own, called with everything that is logged.
 
     Raises:
-        FastDMTError, DataError: bad input, each with the file and the mend.
+        FastDMTError, DataError: bad input, each with the file and what to do about it.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class Trainer:
         self.device = self.world.device
         self.last = checkpoint.last_folder(cfg.run) if cfg.resume else None
         fastdmt_kernels.use(cfg.kernels)
-        self.method = METHODS[cfg.method](cfg.pseudo, cfg.model.probability)
+        self.algorithm = CLASSES[cfg.algorithm](cfg.pseudo, cfg.model.probability)
         self.schedule = Schedule(
-            cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, self.method.warms_up
+            cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, self.algorithm.warms_up
         )
         self.model, origins = Model.build(cfg, pretrained=self.last is None)
         with self.world.one_by_one():
             self.origins = keep_origins(cfg.run, origins, fresh=self.last is None and self.world.first)
         self.model.to(self.device)
         for student in self.model.students:
-            student.affine.requires_grad_(self.method.uses_labels or self.method.warms_up)
+            student.affine.requires_grad_(self.algorithm.uses_labels or self.algorithm.warms_up)
         with self.world.one_by_one():
             self.data.features = Features.of_run(self.data, self.model.students, self.model.front_ends, self.console)
         negatives = Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features)
@@ -100,7 +100,7 @@ class Trainer:
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
-            self.method,
+            self.algorithm,
             cfg.pseudo,
             size=(cfg.data.size, cfg.data.size),
             min_agree=self.data.dataset.min_agree,
@@ -154,7 +154,7 @@ class Trainer:
             self._begin_unbiased()
             return self._save()
         loaders = [
-            # In stage 1 nobody listens to a batch but its own student.
+            # In stage 1 a batch has one reader, its own student.
             self._loader(self.schedule.batch_warmup, 0, 10 * self.cfg.seed + 1 + k, (student.front_end,))
             for k, student in enumerate(self.model.students)
         ]
@@ -378,7 +378,7 @@ class Trainer:
     def _plan_line(self) -> str:
         cfg, steps, rows = self.cfg, self.schedule.steps, self.schedule.rows(WARMUP)
         return (
-            f"{cfg.method} on {self._where()}: {steps[WARMUP]} warm-up steps of {rows} labelled, then "
+            f"{cfg.algorithm} on {self._where()}: {steps[WARMUP]} warm-up steps of {rows} labelled, then "
             f"{steps[UNBIASED]} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
         )
 

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from fastdmt.algorithm.dmt import DualMeanTeacherStep
-from fastdmt.algorithm.pseudo_labels import METHODS
+from fastdmt.algorithm.pseudo_labels import CLASSES
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import build_localizer
 from fastdmt.models.pair import freeze
@@ -53,8 +53,8 @@ def make_pairs(seed=0, dtype=torch.float32, scale=40.0):
     return students, teachers
 
 
-def step_of(method, config, students, teachers, **kw):
-    return DualMeanTeacherStep(students, teachers, METHODS[method](config, **kw), config, size=SIZE, min_agree=2)
+def step_of(algorithm, config, students, teachers, **kw):
+    return DualMeanTeacherStep(students, teachers, CLASSES[algorithm](config, **kw), config, size=SIZE, min_agree=2)
 
 
 # A loose filter, so that random networks keep some clips and reject others.

@@ -7,7 +7,7 @@ import torch
 
 import fastdmt_kernels
 from fastdmt.algorithm.dmt import DualMeanTeacherStep
-from fastdmt.algorithm.pseudo_labels import METHODS
+from fastdmt.algorithm.pseudo_labels import CLASSES
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import build_localizer
 from fastdmt.models.pair import freeze
@@ -49,7 +49,7 @@ def train(mode, steps, students, teachers, config, device):
     before = fastdmt_kernels.use(mode)
     try:
         algorithm = DualMeanTeacherStep(
-            students, teachers, METHODS["dmt"](config, "sigmoid"), config, size=SIZE, min_agree=2
+            students, teachers, CLASSES["dmt"](config, "sigmoid"), config, size=SIZE, min_agree=2
         )
         # Small steps: at larger ones this tiny network doubles any rounding error several times a step.
         optimizer = torch.optim.SGD([p for s in students for p in s.parameters()], lr=1e-4)

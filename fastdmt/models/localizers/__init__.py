@@ -1,1 +1,1 @@
-"""The field's methods, each one file with one class: the map and the contrastive loss."""
+"""Localizers of the field, each one file with one class: the map and the contrastive loss."""

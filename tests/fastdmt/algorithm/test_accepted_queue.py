@@ -137,9 +137,9 @@ def test_a_run_goes_on_with_its_waiting_clips(tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_methods_that_label_each_student_for_itself_are_refused():
+def test_algorithms_that_label_each_student_for_itself_are_refused():
     cfg = tiny("data", "run")
-    with pytest.raises(FastDMTError, match="--pack-accepted needs --method dmt"):
-        replace(cfg, method="mean-teacher", scale=replace(cfg.scale, pack_accepted=0.5))
+    with pytest.raises(FastDMTError, match="--pack-accepted needs --algorithm dmt"):
+        replace(cfg, algorithm="mean-teacher", scale=replace(cfg.scale, pack_accepted=0.5))
     with pytest.raises(FastDMTError, match="share"):
         replace(cfg, scale=replace(cfg.scale, pack_accepted=1.5))

@@ -49,15 +49,15 @@ def test_twenty_steps_equal_the_reference(dtype, rtol, ignore):
     assert len(kept) > 1, "the filter must both keep and reject for this comparison to mean something"
 
 
-@pytest.mark.parametrize("method", ["dmt", "mean-teacher", "supervised", "self-supervised"])
-def test_gradients_reach_every_branch_and_no_teacher(method):
+@pytest.mark.parametrize("algorithm", ["dmt", "mean-teacher", "supervised", "self-supervised"])
+def test_gradients_reach_every_branch_and_no_teacher(algorithm):
     students, teachers = make_pairs()
-    labelled = LABELLED + UNLABELLED if method == "supervised" else LABELLED
-    losses = step_of(method, LOOSE, students, teachers).unbiased(make_batch(0, labelled=labelled))
+    labelled = LABELLED + UNLABELLED if algorithm == "supervised" else LABELLED
+    losses = step_of(algorithm, LOOSE, students, teachers).unbiased(make_batch(0, labelled=labelled))
     losses.total.backward()
     for student in students:
         for name, p in student.named_parameters():
-            if method == "self-supervised" and name == "affine":
+            if algorithm == "self-supervised" and name == "affine":
                 assert p.grad is None  # no probability is trained without a box
             else:
                 assert p.grad is not None and p.grad.abs().max() > 0, name

@@ -1,4 +1,4 @@
-"""Every localizer under every method on real files, and the example of docs/add_a_method.md as a person uses it."""
+"""Every localizer under every algorithm on real files, and the example of docs/add_a_localizer.md in use."""
 
 import dataclasses
 import os
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastdmt import load
-from fastdmt.config import METHOD_NAMES
 from fastdmt.errors import FastDMTError
+from fastdmt.names import ALGORITHMS
 from fastdmt.presets import preset
 from fastdmt.runs.checkpoint import read_weights
 from fastdmt.training.trainer import Trainer
@@ -28,12 +28,12 @@ def files(tmp_path_factory) -> Path:
     return root
 
 
-def tiny(data, run, method, localizer):
+def tiny(data, run, algorithm, localizer):
     base = preset("demo")
     return dataclasses.replace(
         base,
         run=run,
-        method=method,
+        algorithm=algorithm,
         log_every=1,
         data=dataclasses.replace(base.data, root=data, size=32),
         model=dataclasses.replace(base.model, localizer=localizer, dim=32),
@@ -44,9 +44,9 @@ def tiny(data, run, method, localizer):
 
 
 @pytest.mark.parametrize("localizer", ["ezvsl", "lvs", "slavc"])
-@pytest.mark.parametrize("method", METHOD_NAMES)
-def test_every_localizer_trains_through_every_method(files, tmp_path, method, localizer):
-    cfg = tiny(files, tmp_path / "run", method, localizer)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_localizer_trains_through_every_algorithm(files, tmp_path, algorithm, localizer):
+    cfg = tiny(files, tmp_path / "run", algorithm, localizer)
     before = {k: v.clone() for k, v in Trainer(cfg).model.tensors().items()}
     (cfg.run / "config.json").unlink()
     outcome = Trainer(cfg).run()
@@ -57,7 +57,7 @@ def test_every_localizer_trains_through_every_method(files, tmp_path, method, lo
     for k in range(2):
         for role in ("students", "teachers"):
             for part in ("visual.", "audio.", "visual_head." if localizer != "lvs" else "visual.", "affine"):
-                if part == "affine" and method == "self-supervised":
+                if part == "affine" and algorithm == "self-supervised":
                     continue  # no boxes, no probability to learn
                 assert any(name.startswith(f"{role}.{k}.{part}") for name in moved), (role, k, part)
     assert all(torch.isfinite(t.float()).all() for t in after.values())
@@ -65,7 +65,7 @@ def test_every_localizer_trains_through_every_method(files, tmp_path, method, lo
 
 
 def test_the_documents_example_trains_evaluates_and_is_forty_lines(files, tmp_path):
-    text = (DOCS / "add_a_method.md").read_text()
+    text = (DOCS / "add_a_localizer.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
     assert len(code.splitlines()) <= 40
     (tmp_path / "attention.py").write_text(code)

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from small_pairs import LABELLED, LOOSE, SIZE, make_batch, make_pairs, step_of
 
-from fastdmt.algorithm.pseudo_labels import METHODS
-from fastdmt.config import METHOD_NAMES
+from fastdmt.algorithm.pseudo_labels import CLASSES
+from fastdmt.names import ALGORITHMS
 from fastdmt_kernels import unpack_mask
 
 CONFIG = dataclasses.replace(LOOSE, confidence=0.7)
-LABELLING = [name for name in METHOD_NAMES if METHODS[name].labelled_by != "nobody"]
+LABELLING = [name for name in ALGORITHMS if CLASSES[name].labelled_by != "nobody"]
 
 
 def probabilities(models, batch):
@@ -84,7 +84,7 @@ def test_pseudo_labels_are_the_definition(name, progress):
         assert not all(label.keep.all() for label in found)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_gradients_reach_every_student_and_no_teacher(name):
     students, teachers = make_pairs(3)
     step = step_of(name, CONFIG, students, teachers)

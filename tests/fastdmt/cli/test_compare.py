@@ -1,4 +1,4 @@
-"""Rows of a comparison: methods, variants, budgets, and which runs are the same run."""
+"""Rows of a comparison: algorithms, variants, budgets, and which runs are the same run."""
 
 import dataclasses
 
@@ -10,14 +10,14 @@ from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
 
 
-def test_rows_are_methods_or_named_options():
+def test_rows_are_algorithms_or_named_options():
     base = preset("demo")
     assert list(variants(base, "supervised,dmt", "", ())) == ["supervised", "dmt"]
     assert list(variants(base, "dmt", "dmt,ezvsl", ())) == ["dmt dmt", "ezvsl dmt"]
-    rows = variants(base, "supervised", "", ("no filter: --tau 0", "plain:", "own: --method mean-teacher --lr 0.5"))
+    rows = variants(base, "supervised", "", ("no filter: --tau 0", "plain:", "own: --algorithm mean-teacher --lr 0.5"))
     assert list(rows) == ["no filter", "plain", "own"]
     assert rows["no filter"].pseudo.tau == 0 and rows["plain"] == base
-    assert rows["own"].method == "mean-teacher" and rows["own"].optim.lr == 0.5
+    assert rows["own"].algorithm == "mean-teacher" and rows["own"].optim.lr == 0.5
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_bad_variants_are_refused_in_one_line(given, message):
         variants(preset("demo"), "dmt", "", given)
 
 
-def test_unknown_method():
-    with pytest.raises(FastDMTError, match="unknown method 'nope'"):
+def test_unknown_algorithm():
+    with pytest.raises(FastDMTError, match="unknown algorithm 'nope'"):
         variants(preset("demo"), "nope", "", ())
 
 
@@ -56,7 +56,7 @@ def test_digest_follows_what_moves_numbers_and_nothing_else():
 def test_variants_of_stage_2_share_stage_1():
     base = preset("demo")
     other = dataclasses.replace(
-        base, method="mean-teacher", pseudo=dataclasses.replace(base.pseudo, tau=0.1, lambda_u=0.3)
+        base, algorithm="mean-teacher", pseudo=dataclasses.replace(base.pseudo, tau=0.1, lambda_u=0.3)
     )
     assert digest(base, STAGE_2) == digest(other, STAGE_2)
     for pseudo in (

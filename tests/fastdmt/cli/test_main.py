@@ -13,9 +13,7 @@ from safetensors.torch import load_file
 from tones import PLACES, name, write_data
 
 import fastdmt
-from fastdmt.cli import arguments
 from fastdmt.cli.main import COMMANDS, main
-from fastdmt.evaluation.suites import SUITES
 from fastdmt.models.localizer import build_localizer
 from fastdmt.presets import preset
 from fastdmt.training.trainer import Trainer
@@ -106,7 +104,6 @@ def test_suite_on_the_command_line_has_published_rows_leaks_and_its_own_folder(r
     assert "34.38" in out and "absolute threshold, best of a grid" in out
     page = (run / "eval" / "vggss" / "report.html").read_text()
     assert "Published figures" in page and "2 items were in the training lists" in page
-    assert arguments.SuiteName.__args__ == tuple(SUITES)
 
 
 def test_suite_refusals(run, data, tmp_path, capsys):

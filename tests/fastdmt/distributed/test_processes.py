@@ -116,7 +116,7 @@ def test_more_processes_than_labelled_and_validation_clips(tmp_path):
 def test_compare_trains_in_as_many_processes_as_asked_for(files, tmp_path, capsys):
     size = "--size 32 --batch 8 --labelled-share 0.5 --warmup-steps 2 --steps 2 --eval-every 2".split()
     where = ["--data", str(files), "--run", str(tmp_path / "runs"), "--gpus", "0", "--workers-cpu", "2"]
-    methods = ["--methods", "supervised,dmt", "--seeds", "1"]
+    methods = ["--algorithms", "supervised,dmt", "--seeds", "1"]
     assert main(["compare", *where, *methods, *size]) == 0
     for method in ("supervised", "dmt"):
         run = tmp_path / "runs" / f"dmt-{method}-0"

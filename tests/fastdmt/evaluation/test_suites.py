@@ -12,7 +12,8 @@ from tones import ToneModel, picture, tone
 
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import metrics
-from fastdmt.evaluation.suites import FLICKR, SUITES, VGGSS, run_suite, suite_pairs
+from fastdmt.evaluation.suites import FLICKR, VGGSS, run_suite, suite_pairs
+from fastdmt.names import SUITES
 from fastdmt_loaders import AVDataset, DataError, read_list, read_pairs, truth_map
 
 

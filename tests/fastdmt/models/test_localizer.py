@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdmt.errors import FastDMTError
 from fastdmt.models.encoders import SmallLogMel, SmallVisual
-from fastdmt.models.localizer import LOCALIZERS, Localizer, Output, build_localizer
+from fastdmt.models.localizer import Localizer, Output, build_localizer
+from fastdmt.names import LOCALIZERS
 
 N, D, SIDE = 6, 5, 3
 # How many [v, a] pairs each method's loss reads.

@@ -68,7 +68,7 @@ def test_weights_and_biases_gets_the_same_and_resumes_under_its_id(tmp_path, mon
 
 
 def test_hparams_hold_settings_and_final_figures(tmp_path):
-    write_hparams(tmp_path, {"method": "dmt", "seed": 1}, {"test/ciou": 0.5})
+    write_hparams(tmp_path, {"algorithm": "dmt", "seed": 1}, {"test/ciou": 0.5})
     board = EventAccumulator(str(tmp_path / "tensorboard" / "hparams"))
     board.Reload()
     assert [e.value for e in board.Scalars("test/ciou")] == [0.5]

@@ -40,11 +40,11 @@ def data(files, tmp_path) -> Path:
     return Path(shutil.copytree(files, tmp_path / "data"))
 
 
-@pytest.mark.parametrize("method", ["dmt", "mean-teacher", "supervised", "self-supervised"])
-def test_every_method_trains_and_leaves_a_complete_run(files, tmp_path, method):
+@pytest.mark.parametrize("algorithm", ["dmt", "mean-teacher", "supervised", "self-supervised"])
+def test_every_algorithm_trains_and_leaves_a_complete_run(files, tmp_path, algorithm):
     run = tmp_path / "run"
-    outcome = train(tiny(files, run, method=method))
-    assert outcome.step == (6 if method == "self-supervised" else 10) and not outcome.interrupted
+    outcome = train(tiny(files, run, algorithm=algorithm))
+    assert outcome.step == (6 if algorithm == "self-supervised" else 10) and not outcome.interrupted
     for name in ("config.json", "split.json", "metrics.jsonl", "train.log", "best.safetensors", "lists/test.txt"):
         assert (run / name).stat().st_size > 0, name
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_every_method_trains_and_leaves_a_complete_run(files, tmp_path, method):
     assert list((run / "tensorboard").glob("events*"))
     assert (run / "best.safetensors").stat().st_mode == (run / "config.json").stat().st_mode, "others cannot read it"
     model = load(run)
-    assert model.cfg.method == method
+    assert model.cfg.algorithm == algorithm
     held = set((run / "lists" / "test.txt").read_text().split()) | set(
         (run / "lists" / "validation.txt").read_text().split()
     )
