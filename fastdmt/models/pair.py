@@ -21,7 +21,7 @@ from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_weights
 from fastdmt.models.probability import probability_map
-from fastdmt.names import MAP_SOURCES
+from fastdmt.names import HEADS_ALONE, MAP_SOURCES
 from fastdmt.runs import checkpoint
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.decode.pictures import resize
@@ -143,7 +143,7 @@ class Model:
 
     def _seen(self, frames: Tensor) -> Tensor:
         """The grid of a frozen visual encoder, which all localizers share, kept for frames asked about again."""
-        if self.cfg.model.freeze != -1 or self.cfg.model.localizer != "dmt" or frames.shape[1] != 3:
+        if self.cfg.model.freeze != -1 or self.cfg.model.localizer not in HEADS_ALONE or frames.shape[1] != 3:
             return frames
         if self._last is None or self._last[0] is not frames:
             self._last = frames, self.teachers[0].eval().see(frames)
