@@ -12,6 +12,9 @@ import av
 import numpy as np
 
 from fastdmt.errors import FastDMTError
+from fastdmt_loaders import DataError
+from fastdmt_loaders.decode.limits import reason
+from fastdmt_loaders.decode.media import film_of, open_media, pictures_of, zero_of
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".3gp", ".ts", ".wmv", ".flv")
 # Encoder -> container suffix, sound codecs that stay as they are (those that players expect there), encoder for others.
@@ -40,28 +43,30 @@ def probe(path: str | Path) -> Info:
         FastDMTError: missing, not a video, without pictures or without sound.
     """
     with _open(path) as container:
-        if not container.streams.video:
+        if pictures_of(container) is None:
             raise FastDMTError(f"{path}: holds no pictures; give a frame file together with this sound")
         if not container.streams.audio:
             raise FastDMTError(f"{path}: holds no sound, so there is nothing to localize; give a video with sound")
-        first = next(container.decode(video=0), None)
+        pictures = film_of(container, path)
+        first = next(container.decode(pictures), None)
         if first is None:
             raise FastDMTError(f"{path}: not one picture can be decoded; convert it, for example with ffmpeg")
         height, width = _upright(first).shape[:2]
         duration = container.duration / av.time_base if container.duration else 0.0
-        return Info(width, height, duration, (_codec(container.streams.video[0]), _codec(container.streams.audio[0])))
+        return Info(width, height, duration, (_codec(pictures), _codec(container.streams.audio[0])))
 
 
 def sample_frames(path: str | Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds since the first picture, frame [H, W, 3] uint8 RGB) at most `fps` times a second, the first at 0."""
+    """(second of the file's clock, frame [H, W, 3] uint8 RGB), at most `fps` a second, from the first picture on."""
     with _open(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        count, start = 0, None
-        for frame in container.decode(video=0):
-            time = float(frame.time or 0.0)
+        pictures = film_of(container, path)
+        pictures.thread_type = "AUTO"
+        zero, count, start = zero_of(container), 0, None
+        for frame in container.decode(pictures):
+            time = float(frame.time or 0.0) - zero
             start = time if start is None else start
             if time - start >= count / fps - 1e-3:
-                yield time - start, _upright(frame)
+                yield time, _upright(frame)
                 count = int((time - start) * fps + 1e-3) + 1
 
 
@@ -72,7 +77,7 @@ def rewrite(
 
     Args:
         target: file without suffix; the container follows from the encoder found (H.264 in mp4, else VP9 in webm).
-        paint: (frame [H, W, 3] uint8 of the written size, seconds since the first picture) -> frame of that size.
+        paint: (frame [H, W, 3] uint8 of the written size, second of the file's clock) -> frame of that size.
         max_height: taller videos are scaled down.
 
     Returns:
@@ -93,19 +98,19 @@ def rewrite(
     try:
         # The writer outside the reader: what fails when it closes is no fault of the source.
         with av.open(str(partial), "w", format=suffix[1:]) as writer, _open(source) as reader:
-            pictures, sound = reader.streams.video[0], reader.streams.audio[0]
+            pictures, sound = film_of(reader, source), reader.streams.audio[0]
             pictures.thread_type = "AUTO"
             out = _picture_stream(writer, codec, pictures, width, height)
             relay = (_copy if _codec(sound) in copied else _transcode)(writer, sound, sound_codec)
-            start, count = None, 0
+            zero, count = zero_of(reader), 0
             for packet in reader.demux(pictures, sound):
                 if packet.stream is sound:
                     relay(packet)
                     continue
                 for frame in packet.decode():
                     time = count / float(out.rate) if frame.time is None else float(frame.time)
-                    start, count = time if start is None else start, count + 1
-                    image = paint(_upright(frame.reformat(**_turned(frame, width, height))), time - start)
+                    count += 1
+                    image = paint(_upright(frame.reformat(**_turned(frame, width, height))), time - zero)
                     painted = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                     painted.pts, painted.time_base = round(time / out.time_base), out.time_base
                     _put(writer, out, painted)
@@ -195,7 +200,9 @@ def _open(path: str | Path):
     if not path.is_file():
         raise FastDMTError(f"{path}: no such video; check the path")
     try:
-        with av.open(str(path)) as container:
+        with open_media(path) as container:
             yield container
-    except av.FFmpegError as error:
-        raise FastDMTError(f"{path}: cannot be read as a video ({error.strerror}); replace or convert it") from None
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise FastDMTError(f"{path}: cannot be read as a video ({reason(error)}); replace or convert it") from None
+    except DataError as error:
+        raise FastDMTError(str(error)) from None

@@ -6,29 +6,25 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from fastdmt.errors import FastDMTError
+from fastdmt_loaders.decode import pictures as decode
 from fastdmt_loaders.decode.sound import fit_waveform, read_sound
 
+LARGEST = 4096  # pixels a side: maps are drawn on pictures at their own size, in float32
 Frame = str | os.PathLike | Image.Image | np.ndarray | Tensor
 Sound = str | os.PathLike | np.ndarray | Tensor
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 RGB [H, W, 3], turned as its EXIF says.
+    """A picture file as uint8 RGB [H, W, 3], as training reads it; sides of at most `LARGEST` pixels.
 
     Raises:
-        FastDMTError: missing, or not a picture.
+        DataError: missing, not a picture, or beyond the limits of the loaders.
     """
-    try:
-        with Image.open(path) as file:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError:
-        raise FastDMTError(f"{path}: no such picture; check the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FastDMTError(f"{path}: cannot be read as a picture ({error}); give a JPEG or PNG") from None
+    return np.array(decode.read_picture(path, at_most=LARGEST))
 
 
 def as_frame(frame: Frame) -> np.ndarray:
@@ -44,7 +40,7 @@ def as_frame(frame: Frame) -> np.ndarray:
     if isinstance(frame, (str, os.PathLike)):
         return read_picture(Path(frame))
     if isinstance(frame, Image.Image):
-        return np.array(ImageOps.exif_transpose(frame).convert("RGB"))
+        return np.array(decode.upright_rgb(frame, "the picture"))
     if isinstance(frame, Tensor):
         frame = frame.detach().cpu().float().numpy() if frame.is_floating_point() else frame.detach().cpu().numpy()
     array = np.asarray(frame)

@@ -9,12 +9,22 @@ from pathlib import Path
 
 from fastdmt_loaders.errors import DataError
 
-MEMBER = re.compile(r"(.+\.tar):(\d+)\+(\d+)/([^/]+)")
+MEMBER = re.compile(r"(.+\.tar):(\d+)\+(\d+)/([^/]+)", re.DOTALL)
 
 
 def member(tar: str, offset: int | str, size: int | str, name: str) -> str:
     """The name under which a file inside a tar is opened without reading the tar's own directory."""
     return f"{tar}:{offset}+{size}/{name}"
+
+
+def container_of(path: str) -> str:
+    """The file on disk: the path itself, or the tar that a member lies in."""
+    return found[1] if (found := MEMBER.fullmatch(path)) else path
+
+
+def local(path: str) -> str:
+    """A file's name in a form that FFmpeg takes for a file: in `12:30 talk.mp4` it would see a protocol `12`."""
+    return f"file:{path}"
 
 
 def stored(path: str | Path) -> str | io.BytesIO:

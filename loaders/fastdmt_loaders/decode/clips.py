@@ -9,9 +9,12 @@ from pathlib import Path
 import av
 from PIL import Image
 
+from fastdmt_loaders.decode.limits import MAX_ASPECT, MEND, Deadline, check_pixels, decoding
+from fastdmt_loaders.decode.media import OPTIONS, film_of, frames_from, length_of, open_media, reaches, zero_of
 from fastdmt_loaders.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv")
+ROUNDING = 2e-3  # seconds: containers round the times of frames to milliseconds
 
 
 def is_clip(name: str | Path) -> bool:
@@ -19,66 +22,61 @@ def is_clip(name: str | Path) -> bool:
     return str(name).lower().endswith(VIDEO_SUFFIXES)
 
 
-def frame_at(
-    source: str | io.BytesIO, moment: float | None = None, name: str | Path | None = None
-) -> tuple[Image.Image, float]:
-    """The frame at `moment`, in the middle of a shorter video or without one, upright with square pixels; its time.
+def frame_at(path: str | Path, moment: float | None = None) -> tuple[Image.Image, float]:
+    """The frame on screen at `moment`, in the middle of a shorter video or without one, upright with square pixels.
 
-    Args:
-        name: for messages, where `source` is not a path.
+    Returns:
+        The picture, and the moment that it belongs to, in seconds from the file's second 0: the one asked for, the
+        middle, or that of the first frame where it comes later.
 
     Raises:
-        DataError: no picture stream, or no frame in it.
+        DataError: no picture stream, no frame in it, cut off before the moment, or beyond the limits.
     """
-    with av.open(source) as container:
-        if not container.streams.video:
-            raise DataError(f"{name or source}: has no picture stream; replace it or move it away")
-        stream = container.streams.video[0]
+    with decoding(path, "a video"), open_media(path) as container:
+        stream = film_of(container, path)
         stream.codec_context.thread_count = 1  # every core has a file of its own
-        origin = float((stream.start_time or 0) * stream.time_base)
-        moment = middle(container) if moment is None or 0 < length_of(container) <= moment else moment
-        # Half a frame early, so that rounding of timestamps does not step over the frame meant.
-        wanted = origin + moment - 0.5 / float(stream.average_rate or 25)
-        container.seek(max(0, int(wanted / stream.time_base)), stream=stream)
-        frame = None
-        for frame in container.decode(stream):
-            if frame.time is None or frame.time >= wanted:
+        zero, length, deadline = zero_of(container), length_of(container, path), Deadline(path)
+        moment = length / 2 if moment is None or 0 < length <= moment else moment
+        step, shown, at = 1 / float(stream.average_rate or 25), None, 0.0
+        for frame in frames_from(container, stream, zero + moment + ROUNDING):
+            time = frame.time - zero if frame.time is not None else at + step if shown else 0.0
+            if shown is not None and time > moment + ROUNDING:
                 break
-        if frame is None:
-            raise DataError(f"{name or source}: holds no frame that can be decoded; replace it or move it away")
-        picture = frame.to_image()
-        ratio = stream.sample_aspect_ratio
-        if ratio and ratio != 1:
-            picture = picture.resize((max(1, round(picture.width * ratio)), picture.height))
-        if frame.rotation:
-            picture = picture.rotate(frame.rotation, expand=True)
-        return picture, moment if frame.time is None else frame.time - origin
+            shown, at = frame, time
+            if time >= moment - ROUNDING:
+                break
+            deadline.check()
+        if shown is None:
+            raise DataError(f"{path}: holds no frame that can be decoded; {MEND}")
+        if at < moment - 1 and not reaches(path, moment - 1):
+            raise DataError(f"{path}: is truncated (nothing at {moment:.1f} of {length:.1f} s); {MEND}")
+        return _upright(shown, stream.sample_aspect_ratio, path), max(moment, at - ROUNDING)
 
 
-def length_of(container: av.container.InputContainer) -> float:
-    """Seconds; 0 where the file does not say."""
-    return float(container.duration / av.time_base) if container.duration else 0.0
-
-
-def middle(container: av.container.InputContainer) -> float:
-    """The moment that the middle of the sound belongs to, in seconds."""
-    return length_of(container) / 2
+def _upright(frame: av.VideoFrame, ratio, path: str | Path) -> Image.Image:
+    check_pixels(path, frame.width, frame.height)
+    picture = frame.to_image()
+    if ratio and ratio != 1:
+        if not 1 / MAX_ASPECT <= ratio <= MAX_ASPECT:
+            raise DataError(f"{path}: pixels {ratio} times as wide as high are nonsense; {MEND}")
+        width = max(1, round(picture.width * ratio))
+        check_pixels(path, width, picture.height)
+        picture = picture.resize((width, picture.height))
+    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
 
 
 def middle_number(data: bytes, name: str) -> int:
-    """Number of the middle frame of an encoded clip, as `frame_at` finds it at a constant rate; reads the header only.
+    """Number of the frame on screen in the middle of an encoded clip, at a constant rate; reads the header only.
 
     Raises:
         DataError: not a video, or one that a plain decoder would not show as it is meant.
     """
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.video[0]
-            rate, square = stream.average_rate, stream.sample_aspect_ratio in (None, 0, 1)
-            moment, frames = middle(container), stream.frames
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise DataError(f"{name}: cannot be decoded as a video ({error}); replace it") from error
+    with decoding(name, "a video"), av.open(io.BytesIO(data), container_options=OPTIONS) as container:
+        stream = film_of(container, name)
+        rate, square, frames = stream.average_rate, stream.sample_aspect_ratio in (None, 0, 1), stream.frames
+        late = float((stream.start_time or 0) * stream.time_base) - zero_of(container)
+        moment = (container.duration or 0) / av.time_base / 2
     if not rate or not moment or not square:
         raise DataError(f"{name}: has no constant rate, no length or no square pixels; use `fastdmt data prepare`")
-    number = max(0, math.ceil(moment * rate - 0.5))
+    number = max(0, math.floor((moment - max(0.0, late) + ROUNDING) * rate))
     return min(number, frames - 1) if frames else number

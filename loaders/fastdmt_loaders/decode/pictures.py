@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from fastdmt_loaders.dataset.stored import read_bytes, stored
 from fastdmt_loaders.decode.clips import frame_at, is_clip
+from fastdmt_loaders.decode.limits import MEND, check_pixels, decoding
 from fastdmt_loaders.errors import DataError
 
 try:
@@ -22,7 +23,10 @@ except ImportError:
 
 DRAFT = 1.4  # a JPEG is decoded at a half, quarter or eighth that is at least so many times the wanted size
 ORIENTATION = 0x0112  # EXIF's tag; 1: as stored
-MEND = "replace the file or take its id out of the list"
+# By content, whatever the suffix says. Not those that run other programs (EPS) or build objects of any kind.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
+# Our own limit is stated in our own words, for every path alike.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_frame(path: str | Path, size: int) -> np.ndarray:
@@ -31,13 +35,14 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
     Of a video, the frame in its middle, where the middle of its sound belongs.
 
     Raises:
-        DataError: missing, empty, truncated, or not a picture.
+        DataError: missing, empty, truncated, not a picture, or beyond the limits.
     """
-    try:
+    with decoding(path, "a picture"):
         if is_clip(path):
-            return resize(np.array(frame_at(stored(path), name=path)[0].convert("RGB")), size)
+            return resize(np.array(frame_at(path)[0]), size)
         data = read_bytes(path)
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(path, *image.size)
             if image.format == "JPEG":
                 # The decoder itself halves what stays well above the size: within 2 grey levels of the full picture.
                 scale = min(image.width, image.height) / (DRAFT * size)
@@ -49,13 +54,38 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
                     except ValueError:
                         pass  # it refuses what PIL forgives: PIL decides
                 image.draft("RGB", wanted)
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):  # PIL would clip 16 bits to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return resize(np.array(image.convert("RGB")), size)
-    except (OSError, SyntaxError, ValueError, EOFError, av.FFmpegError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be decoded as a picture ({reason}); {MEND}") from error
+            return resize(np.array(upright_rgb(image, path)), size)
+
+
+def read_picture(path: str | Path, at_most: int = 0) -> Image.Image:
+    """A picture, or the frame in the middle of a video, as RGB of 8 bits, upright.
+
+    Args:
+        at_most: a larger one is scaled to sides of at most so many pixels; 0: as it is.
+
+    Raises:
+        DataError: as in `read_frame`.
+    """
+    with decoding(path, "a picture"):
+        if is_clip(path):
+            picture = frame_at(path)[0]
+        else:
+            with Image.open(stored(path), formats=FORMATS) as image:
+                check_pixels(path, *image.size)
+                picture = upright_rgb(image, path)
+        if at_most and max(picture.size) > at_most:
+            picture.thumbnail((at_most, at_most), Image.Resampling.LANCZOS)
+        return picture
+
+
+def upright_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """Upright RGB of 8 bits; PIL itself would clip deeper pictures to white."""
+    kind, image = image.format, ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise DataError(f"{path}: its 32-bit pixels have no known range; save it with 8 or 16 bits, or {MEND}")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

@@ -6,27 +6,25 @@ Results are kept in ROOT/.fastdmt-check.json by size and time of change, so that
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-import numpy as np
-import soundfile
-from PIL import Image
-
 from fastdmt_loaders.batch import Pair
 from fastdmt_loaders.dataset.dataset import DEFAULT_LISTS, AVDataset, read_pairs
-from fastdmt_loaders.decode.clips import frame_at, is_clip
-from fastdmt_loaders.decode.sound import SNDFILE_SUFFIXES
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.dataset.stored import container_of
+from fastdmt_loaders.decode.limits import MEND
+from fastdmt_loaders.decode.pictures import read_frame
+from fastdmt_loaders.decode.sound import read_stretch
+from fastdmt_loaders.errors import DataError, MachineError
 from fastdmt_loaders.parallel import Progress, parallel_map
 
 CACHE = ".fastdmt-check.json"
+SIDE, RATE = 256, 16000  # what is asked of the readers; any other size and rate meets the same faults
 LISTS = (*DEFAULT_LISTS.values(), "test_plus_silent.csv")
 TRAINING = ("train.txt", "labelled.txt")
 # What each kind means, in the order of the report. Those that stop a run come first.
@@ -152,28 +150,26 @@ def check_root(
             for id in ids
             if id in bad[what]
         ]
-    cache = _Cache(dataset.root / CACHE)
-    wanted = [(f"frames/{dataset.frames[id]}", id) for id in frames if id not in bad["frame"]]
-    wanted += [(f"audio/{dataset.sounds[id]}", id) for id in sounds if id not in bad["sound"]]
-    fresh = cache.outdated([name for name, _ in wanted])
+    wanted = [("frame", id, str(dataset.frame_path(id))) for id in frames if id not in bad["frame"]]
+    wanted += [("sound", id, str(dataset.sound_path(id))) for id in sounds if id not in bad["sound"]]
+    cache = _Cache(dataset.root / CACHE, seconds)
+    fresh = cache.outdated([(what, path) for what, _, path in wanted])
     report.read, report.cached = len(fresh), len(wanted) - len(fresh)
     try:
-        paths = [os.path.join(dataset.root, name) for name in fresh]
-        for name, result in zip(fresh, parallel_map(_read, paths, workers, progress)):
-            cache.store(name, result)
+        files = [(what, path, seconds) for what, path in fresh]
+        for (_, path), result in zip(fresh, parallel_map(_read, files, workers, progress)):
+            cache.store(path, result)
     finally:  # an interrupted check goes on where it was
         if note := cache.save():
             report.notes.append(note)
-    for name, id in wanted:
-        kind, detail = cache.result(name)
+    for what, id, path in wanted:
+        kind, detail = cache.result(path)
         if kind == "seconds":
             if float(detail) < seconds:
-                report.problems.append(Problem("short", id, f"{dataset.root / name}: {float(detail):.2f} s"))
+                report.problems.append(Problem("short", id, f"{path}: {float(detail):.2f} s"))
         elif kind:
-            bad["frame" if name.startswith("frames/") else "sound"].add(id)
-            report.problems.append(
-                Problem(kind, id, f"{dataset.root / name}: {detail}; replace it or take its id out of the list")
-            )
+            bad[what].add(id)
+            report.problems.append(Problem(kind, id, f"{path}: {detail}; replace it or take its id out of the list"))
     _check_boxes(dataset, frames, bad["frame"], report)
 
     held_out = {id for name, pairs in items.items() if name not in TRAINING for p in pairs for id in (p.video, p.audio)}
@@ -222,32 +218,51 @@ def _write_lists(items: Mapping[str, list[Pair]], folder: Path, report: Report) 
 
 
 class _Cache:
-    """File name -> [size, time of change in ns, kind, detail]; kind "" or "seconds" (detail: length) means sound."""
+    """Path below the folder -> [size, time of change in ns, kind, detail]; kind "" or "seconds" means sound.
 
-    def __init__(self, path: Path):
-        self.path, self.changed = path, False
+    Results for another length of sound, and files that are no such cache, count as nothing.
+    """
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.seconds, self.changed = path, seconds, False
+        self.stats: dict[str, list[int]] = {}
+        self.known: dict[str, list] = {}
         try:
-            self.known: dict[str, list] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.known = {}
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["seconds"] == seconds:
+                self.known = {name: entry for name, entry in held["files"].items() if self._sane(entry)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass
 
-    def outdated(self, names: list[str]) -> list[str]:
-        """Those of `names` that no result exists for, or that changed since."""
-        root, self.stats, out = f"{self.path.parent}{os.sep}", {}, []
-        for name in names:
-            stat = os.stat(root + name)
-            self.stats[name] = [stat.st_size, stat.st_mtime_ns]
-            held = self.known.get(name)
-            if held is None or held[0] != stat.st_size or held[1] != stat.st_mtime_ns:
-                out.append(name)
-        return list(dict.fromkeys(out))
+    @staticmethod
+    def _sane(entry) -> bool:
+        if not isinstance(entry, list) or [type(value) for value in entry] != [int, int, str, str]:
+            return False
+        return entry[2] in ("", *KINDS) or (entry[2] == "seconds" and re.fullmatch(r"\d+\.\d+", entry[3]) is not None)
 
-    def store(self, name: str, result: tuple[str, str]) -> None:
-        self.known[name] = [*self.stats[name], *result]
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self.path.parent}{os.sep}")
+
+    def outdated(self, files: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of `files` (what, path) that no result exists for, or that changed since."""
+        out = {}
+        for what, path in files:
+            try:
+                stat = os.stat(container_of(path))
+                self.stats[path] = [stat.st_size, stat.st_mtime_ns]
+            except OSError:
+                self.stats[path] = [-1, -1]  # reading it tells why
+            held = self.known.get(self._name(path))
+            if held is None or held[:2] != self.stats[path]:
+                out[path] = what
+        return [(what, path) for path, what in out.items()]
+
+    def store(self, path: str, result: tuple[str, str]) -> None:
+        self.known[self._name(path)] = [*self.stats[path], *result]
         self.changed = True
 
-    def result(self, name: str) -> tuple[str, str]:
-        return self.known[name][2], self.known[name][3]
+    def result(self, path: str) -> tuple[str, str]:
+        return self.known[self._name(path)][2], self.known[self._name(path)][3]
 
     def save(self) -> str | None:
         """Writes what changed; a line for the user where that is not possible."""
@@ -255,7 +270,8 @@ class _Cache:
             return None
         part = self.path.with_suffix(".part")
         try:
-            part.write_text(json.dumps(self.known, separators=(",", ":")), encoding="utf-8")
+            text = json.dumps({"seconds": self.seconds, "files": self.known}, separators=(",", ":"))
+            part.write_text(text, encoding="utf-8")
             part.replace(self.path)
         except OSError as error:
             return f"{self.path}: results were not kept ({error.strerror}); the next check reads every file again"
@@ -265,90 +281,22 @@ class _Cache:
 # ------------------------------------------------------------------------------------------------ reading one file
 
 
-def _read(path: str) -> tuple[str, str]:
-    """(kind, detail) of one file, all of it decoded."""
+def _read(file: tuple[str, str, float]) -> tuple[str, str]:
+    """(kind, detail) of one file (what, path, seconds), read by the very readers of training."""
+    what, path, seconds = file
     try:
-        if os.path.getsize(path) == 0:
-            return "empty", "is empty (0 bytes)"
-        if os.path.basename(os.path.dirname(path)) == "frames":
-            return _read_frame(path)
-        return _read_sound(path)
-    except OSError as error:
-        return "undecodable", f"cannot be opened ({error.strerror or error})"
-
-
-def _read_frame(path: str) -> tuple[str, str]:
-    try:
-        if is_clip(path):
-            frame_at(path)
+        if what == "frame":
+            read_frame(path, SIDE)
             return "", ""
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception as error:  # a damaged file can raise anything inside Pillow's parsers
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "truncated" in reason:
-            return "truncated", "is truncated"
-        return "undecodable", "is not a picture" if "cannot identify" in reason else f"cannot be decoded ({reason})"
-    return "", ""
-
-
-def _read_sound(path: str) -> tuple[str, str]:
-    if os.path.splitext(path)[1].lower() in SNDFILE_SUFFIXES:
-        try:
-            return _read_sndfile(path)
-        except soundfile.LibsndfileError:
-            pass  # FFmpeg decides, as in read_sound
-    return _read_ffmpeg(path)
-
-
-def _read_sndfile(path: str) -> tuple[str, str]:
-    with soundfile.SoundFile(path) as file:
-        rate, promised, got = file.samplerate, _promised_frames(path, file), 0
-        for block in file.blocks(1 << 18, dtype="float32"):
-            got += len(block)
-            if not math.isfinite(float(block.sum(dtype=np.float64))):
-                return "undecodable", "holds NaN or infinite samples"
-    return _judge(got, promised, rate)
-
-
-def _read_ffmpeg(path: str) -> tuple[str, str]:
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                return "undecodable", "has no sound stream"
-            stream = container.streams.audio[0]
-            got = sum(frame.samples for frame in container.decode(stream))
-            # Lengths in containers are estimates: only a clear lack counts.
-            promised = 0.9 * float(stream.duration * stream.time_base) * stream.rate if stream.duration else 0
-            return _judge(got, int(promised), stream.rate)
-    except (av.FFmpegError, ValueError, EOFError) as error:
-        return "undecodable", f"cannot be decoded as sound ({getattr(error, 'strerror', None) or error})"
-
-
-def _judge(got: int, promised: int, rate: int) -> tuple[str, str]:
-    if got < promised:
-        return "truncated", f"is truncated ({got:,} of {promised:,} samples)"
-    if got == 0:
-        return "empty", "holds no sound samples"
-    return "seconds", f"{got / rate:.3f}"
-
-
-def _promised_frames(path: str, file: soundfile.SoundFile) -> int:
-    """Samples per channel by the header. For WAV libsndfile tells what is there, so the header is read here."""
-    if file.format != "WAV":
-        return file.frames
-    with open(path, "rb") as raw:
-        end = os.path.getsize(path)
-        raw.seek(12)
-        block = 0
-        while len(head := raw.read(8)) == 8:
-            name, size = head[:4], int.from_bytes(head[4:], "little")
-            if name == b"fmt ":
-                block = int.from_bytes(raw.read(16)[12:14], "little")
-                raw.seek(size - 16 + size % 2, os.SEEK_CUR)
-            elif name == b"data":
-                # Sizes near 4 GiB mean "unknown", as written by a program that could not seek back.
-                return size // block if block and size < 0xFFFFFF00 and raw.tell() + size > end else file.frames
-            else:
-                raw.seek(size + size % 2, os.SEEK_CUR)
-    return file.frames
+        return "seconds", f"{read_stretch(path, (RATE,), seconds)[1]:.3f}"
+    except MachineError:
+        raise
+    except DataError as error:
+        detail = str(error).removeprefix(f"{path}: ").removesuffix(f"; {MEND}")
+        kinds = (
+            ("is truncated", "truncated"),
+            ("truncated)", "truncated"),
+            ("is empty", "empty"),
+            ("holds no sound", "empty"),
+        )
+        return next((kind for words, kind in kinds if words in detail), "undecodable"), detail

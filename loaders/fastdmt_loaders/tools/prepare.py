@@ -7,25 +7,31 @@ leaves nothing half done, and the next one does only what is missing.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import av
+import numpy as np
 import soundfile
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fastdmt_loaders.dataset.dataset import AVDataset
-from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES, frame_at, is_clip
+from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES, frame_at
+from fastdmt_loaders.decode.pictures import read_picture
 from fastdmt_loaders.decode.sound import read_sound
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, MachineError
 from fastdmt_loaders.parallel import Progress, parallel_map
 
 QUALITY = 93
+PART = re.compile(r".+\.part(\d+)")  # what a file is called while it is written, and by which process
+# Of the target's errors, those that another item would not meet.
+OWN = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
 
 class Target(NamedTuple):
@@ -88,7 +94,7 @@ def prepare(
         raise DataError(f"{source}: no such folder; name a folder of videos, or one that holds frames/ and audio/")
     if target.out.resolve() == source.resolve():
         raise DataError(f"{out}: is the source itself; give another folder")
-    make: Callable[[Target, tuple], str | None]
+    make: Callable[[Target, tuple], tuple[Image.Image, np.ndarray]]
     if (source / "frames").is_dir() and (source / "audio").is_dir():
         dataset = AVDataset(source, annotations=None)
         items = [(id, str(dataset.frame_path(id)), str(dataset.sound_path(id))) for id in dataset.ids]
@@ -98,6 +104,7 @@ def prepare(
     try:
         for folder in ("frames", "audio"):
             (target.out / folder).mkdir(parents=True, exist_ok=True)
+            _remove_parts(target.out / folder)
         if make is _convert:
             _copy_lists(source, target.out)
     except OSError as error:
@@ -115,14 +122,46 @@ def prepare(
 
 def _videos(source: Path) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
-    for path in sorted(source.rglob("*")):
+    for path in _files_below(source):
         if path.suffix.lower() in VIDEO_SUFFIXES:
             if path.stem in found:
+                if os.path.samefile(path, found[path.stem]):
+                    continue  # a link to it
                 raise DataError(f"{path}: has the same id as {found[path.stem]}; rename or move one of them")
             found[path.stem] = str(path)
     if not found:
         raise DataError(f"{source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}) and no frames/ and audio/")
     return list(found.items())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in depth, in order, through links, every folder once: links may lead in circles."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        stat = os.stat(parent)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders.sort()
+        yield from (path for name in sorted(files) if (path := Path(parent, name)).is_file())
+
+
+def _remove_parts(folder: Path) -> None:
+    """What a process that was killed had begun."""
+    for path in folder.iterdir():
+        if (found := PART.fullmatch(path.name)) and not _alive(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _copy_lists(source: Path, out: Path) -> None:
@@ -137,37 +176,40 @@ def _paths(target: Target, id: str) -> tuple[Path, Path]:
     return target.out / "frames" / f"{id}.jpg", target.out / "audio" / f"{id}.flac"
 
 
-def _guarded(make: Callable[[Target, tuple], None], target: Target, item: tuple) -> str | None:
+def _guarded(
+    read: Callable[[Target, tuple], tuple[Image.Image, np.ndarray]], target: Target, item: tuple
+) -> str | None:
     """None, or what is wrong with the item in one line. A full disk is not the item's fault and stops all."""
     try:
-        make(target, item)
+        picture, pcm = read(target, item)
+        _write(target, item[0], picture, pcm)
+    except MachineError:
+        raise
     except DataError as error:
         return str(error)
-    except (av.FFmpegError, ValueError, SyntaxError, EOFError) as error:
-        return f"{item[1]}: cannot be decoded ({getattr(error, 'strerror', None) or error}); replace it"
     except OSError as error:
-        if error.errno is not None:
-            raise DataError(f"{target.out}: {error.strerror}; make room or mend access, then run it again") from error
-        return f"{item[1]}: cannot be decoded ({error}); replace it"  # Pillow's errors carry no number
+        if error.errno in OWN:
+            return f"{item[1]}: cannot be written as {_paths(target, item[0])[0]} ({error.strerror}); rename it"
+        raise DataError(
+            f"{target.out}: {error.strerror or error}; make room or mend access, then run it again"
+        ) from error
     return None
 
 
-def _extract(target: Target, item: tuple[str, str]) -> None:
-    id, path = item
-    picture, time = frame_at(path, target.moment)
-    _write(target, id, picture, path, centre=time)
+def _extract(target: Target, item: tuple[str, str]) -> tuple[Image.Image, np.ndarray]:
+    picture, time = frame_at(item[1], target.moment)
+    return picture, _sound(target, item[1], time)
 
 
-def _convert(target: Target, item: tuple[str, str, str]) -> None:
-    id, frame, sound = item
-    if is_clip(frame):
-        return _write(target, id, frame_at(frame)[0], sound, centre=None)
-    with Image.open(frame) as picture:
-        _write(target, id, ImageOps.exif_transpose(picture), sound, centre=None)
+def _convert(target: Target, item: tuple[str, str, str]) -> tuple[Image.Image, np.ndarray]:
+    return read_picture(item[1]), _sound(target, item[2], None)
 
 
-def _write(target: Target, id: str, picture: Image.Image, sound: str, centre: float | None) -> None:
-    pcm = read_sound(sound, (target.rate,), target.seconds, centre)[target.rate]
+def _sound(target: Target, path: str, centre: float | None) -> np.ndarray:
+    return read_sound(path, (target.rate,), target.seconds, centre)[target.rate]
+
+
+def _write(target: Target, id: str, picture: Image.Image, pcm: np.ndarray) -> None:
     scale = target.side / min(picture.size)
     if scale < 1:
         size = tuple(max(1, round(length * scale)) for length in picture.size)
@@ -175,9 +217,11 @@ def _write(target: Target, id: str, picture: Image.Image, sound: str, centre: fl
     frame_path, sound_path = _paths(target, id)
     part = sound_path.with_name(f"{id}.part{os.getpid()}")
     try:
-        soundfile.write(part, pcm, target.rate, subtype="PCM_16", format="FLAC")
+        with open(part, "wb") as file:  # opened here: libsndfile and Pillow name no cause when they cannot
+            soundfile.write(file, pcm, target.rate, subtype="PCM_16", format="FLAC")
         part.replace(sound_path)
-        picture.convert("RGB").save(part, "JPEG", quality=QUALITY)
+        with open(part, "wb") as file:
+            picture.convert("RGB").save(file, "JPEG", quality=QUALITY)
         part.replace(frame_path)
     finally:
         part.unlink(missing_ok=True)
