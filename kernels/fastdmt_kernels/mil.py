@@ -43,14 +43,16 @@ def mil_forward(
     n = tl.program_id(0).to(tl.int64) // tiles
     tile = tl.program_id(0) % tiles
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    GROUP: tl.constexpr = BLOCK_D if v.dtype.element_ty == tl.float32 else 8
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     where = tl.zeros((BLOCK_M,), tl.int32)
     broken = tl.zeros((BLOCK_P,), tl.int32)
     for first in range(0, P, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         dot = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
-        # Squares stay spread over the whole tile: one reduction between threads a tile instead of one a step.
-        squares = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+        # Squares stay spread over the tile's threads, eight neighbours in one: a single reduction between threads a tile,
+        # not one a step. Float32 tiles have no registers left for that on sm_80.
+        squares = tl.zeros((BLOCK_P, BLOCK_D // GROUP), tl.float32)
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
             in_v = (p < P)[:, None] & (d < D)[None, :]
@@ -60,7 +62,8 @@ def mil_forward(
             if FLOAT:
                 x, y = x.to(tl.float32), y.to(tl.float32)
             dot = tl.dot(x, y, dot, input_precision=PRECISION)
-            squares += x.to(tl.float32) * x.to(tl.float32)
+            square = x.to(tl.float32) * x.to(tl.float32)
+            squares += tl.sum(tl.reshape(square, (BLOCK_P, BLOCK_D // GROUP, GROUP)), 2)
         square = tl.sum(squares, 1)
         r = 1.0 / tl.sqrt(square + eps * eps)
         if tile == 0:
