@@ -50,8 +50,8 @@ def mil_forward(
     for first in range(0, P, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         dot = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
-        # Squares stay spread over the tile's threads, eight neighbours in one: a single reduction between threads a tile,
-        # not one a step. Float32 tiles have no registers left for that on sm_80.
+        # Squares stay spread over the tile's threads, eight neighbours in one: a single reduction between threads a
+        # tile, not one a step. Float32 tiles have no registers left for that on sm_80.
         squares = tl.zeros((BLOCK_P, BLOCK_D // GROUP), tl.float32)
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
