@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` (see the method work) and `make test` (ruff and the fast tests).
+# Two commands matter: `make demo` (see the method work) and `make test` (ruff, mypy and the fast tests).
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
@@ -19,6 +19,7 @@ demo-real: .venv/demo
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/test

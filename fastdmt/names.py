@@ -80,22 +80,20 @@ MAP_SOURCES = {
 }
 
 
-class TestList(NamedTuple):
+class ItemLists(NamedTuple):
     """A test list of the literature, by the file names that the field gives it."""
-
-    __test__ = False  # not a class of tests, whatever its name begins with
 
     rule: str  #: annotations: flickr or vggss
     lists: tuple[str, ...]  #: files, their items one after another
 
 
 SUITES = {
-    "flickr": TestList("flickr", ("flickr_test.csv",)),
-    "vggss": TestList("vggss", ("vggss_test.csv",)),
-    "vggss-heard": TestList("vggss", ("vggss_heard_test.csv",)),
-    "vggss-unheard": TestList("vggss", ("vggss_unheard_test.csv",)),
-    "flickr-extended": TestList("flickr", ("flickr_test.csv", "flickr_test_plus_silent.csv")),
-    "vggss-extended": TestList("vggss", ("vggss_test.csv", "vggss_test_plus_silent.csv")),
+    "flickr": ItemLists("flickr", ("flickr_test.csv",)),
+    "vggss": ItemLists("vggss", ("vggss_test.csv",)),
+    "vggss-heard": ItemLists("vggss", ("vggss_heard_test.csv",)),
+    "vggss-unheard": ItemLists("vggss", ("vggss_unheard_test.csv",)),
+    "flickr-extended": ItemLists("flickr", ("flickr_test.csv", "flickr_test_plus_silent.csv")),
+    "vggss-extended": ItemLists("vggss", ("vggss_test.csv", "vggss_test_plus_silent.csv")),
 }
 
 if TYPE_CHECKING:

@@ -36,7 +36,9 @@ def fields(config: Any) -> Iterator[tuple[str, Any, str]]:
 
 def _docstrings(kind: type) -> dict[str, str]:
     """The string below each field of a class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    body = definition.body
     return {
         field.target.id: " ".join(str(text.value.value).split())
         for field, text in itertools.pairwise(body)

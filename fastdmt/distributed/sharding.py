@@ -73,7 +73,7 @@ class Parallel:
             if isinstance(call, FSDPModule):
                 call.set_requires_gradient_sync(on)
             elif call not in self.students:
-                call.require_backward_grad_sync = on
+                call.require_backward_grad_sync = on  # type: ignore[attr-defined]  # DDP's switch
 
     def reshard(self) -> None:
         """Back to shards: before the optimizer, the EMA, a checkpoint.

@@ -150,7 +150,7 @@ class Features:
             if progress is not None:
                 progress(int(rows[-1]) + 1, total)
         for array in arrays.values():
-            array.flush()
+            array.flush()  # type: ignore[attr-defined]  # of a memory map
         (partial / "meta.json").write_text(json.dumps({"arrays": list(arrays)}), encoding="utf-8")
         try:
             partial.rename(self.folder)

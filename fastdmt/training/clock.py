@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.laps: list[tuple[str, object, object]] = []
+        self.laps: list[tuple[str, Any, Any]] = []
         self.steps = 0
         self.began = time.perf_counter()
 

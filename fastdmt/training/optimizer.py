@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def build_optimizer(student: nn.Module, optim: OptimConfig, kind: str = "adamw")
         if p.requires_grad and name != "affine":
             own = optim.lr_encoders > 0 and name.startswith(ENCODERS)
             (encoders[p.ndim <= 1] if own else decay if p.ndim > 1 else plain).append(p)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decay, "lr": optim.lr, "weight_decay": optim.weight_decay},
         {"params": plain, "lr": optim.lr, "weight_decay": 0.0},
         {"params": [student.affine], "lr": optim.affine_lr, "weight_decay": 0.0},
@@ -125,13 +126,13 @@ def build_optimizer(student: nn.Module, optim: OptimConfig, kind: str = "adamw")
 def step(optimizer: torch.optim.Optimizer, bad: Tensor, divisor: Tensor | None) -> None:
     """Step with gradients divided by `divisor`, or not at all where `bad` is 1: decided on the device."""
     if isinstance(optimizer, torch.optim.AdamW):
-        optimizer.found_inf, optimizer.grad_scale = bad, divisor
+        optimizer.found_inf, optimizer.grad_scale = bad, divisor  # type: ignore[attr-defined]  # its GradScaler's way
         optimizer.step()
         return
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if divisor is not None:
         torch._foreach_div_(grads, divisor)
-    optimizer._dummy_overflow_buf.copy_(bad)  # its capturable kernel does nothing where this is set
+    optimizer._dummy_overflow_buf.copy_(bad)  # type: ignore[attr-defined]  # its capturable kernel does nothing where this is set
     optimizer.step()
 
 

@@ -82,16 +82,16 @@ class Trainer:
         self.device = self.world.device
         self.last = checkpoint.last_folder(cfg.run) if cfg.resume else None
         fastdmt_kernels.use(cfg.kernels)
-        self.algorithm = CLASSES[cfg.algorithm](cfg.pseudo, cfg.model.probability)
+        algorithm = CLASSES[cfg.algorithm](cfg.pseudo, cfg.model.probability)
         self.schedule = Schedule(
-            cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, self.algorithm.warms_up
+            cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, algorithm.warms_up
         )
         self.model, origins = Model.build(cfg, pretrained=self.last is None)
         with self.world.one_by_one():
             self.origins = keep_origins(cfg.run, origins, fresh=self.last is None and self.world.first)
         self.model.to(self.device)
         for student in self.model.students:
-            student.affine.requires_grad_(self.algorithm.uses_labels or self.algorithm.warms_up)
+            student.affine.requires_grad_(algorithm.uses_labels or algorithm.warms_up)
         with self.world.one_by_one():
             self.data.features = Features.of_run(self.data, self.model.students, self.model.front_ends, self.console)
         negatives = Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features)
@@ -100,7 +100,7 @@ class Trainer:
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
-            self.algorithm,
+            algorithm,
             cfg.pseudo,
             size=(cfg.data.size, cfg.data.size),
             min_agree=self.data.dataset.min_agree,

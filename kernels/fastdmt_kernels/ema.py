@@ -348,7 +348,7 @@ class EMA:
         else:
             checks.number("m", m, -1e-9, 1 + 1e-9, "a momentum from 0 to 1")
         if torch.compiler.is_compiling():
-            _compiled(*zip(*self._local_rows(), strict=True), m)
+            _compiled(*zip(*self._local_rows(), strict=True), m=m)
             return
         if self._sharded:
             rows = self._local_rows()
@@ -370,7 +370,7 @@ def ema_update(
     if not torch.compiler.is_compiling():
         EMA(teachers, students, shadow).step(m)
     elif rows := [row for _, row in _moving(list(teachers), list(students), shadow)]:
-        _compiled(*zip(*rows, strict=True), m)
+        _compiled(*zip(*rows, strict=True), m=m)
 
 
 @library.custom_op("fastdmt::ema_update", mutates_args=("teachers", "shadow"))

@@ -215,7 +215,7 @@ class AVDataset:
                 boxes[row] = pad_boxes(annotation.boxes, max_boxes).numpy()
                 known[row] = len(annotation.boxes) > 0
         text = [np.array(values, dtype=np.str_) for values in (list(ids), frames, sounds)]
-        return Table(*text, boxes, known, self.frame_folder, self.sound_folder)
+        return Table(text[0], text[1], text[2], boxes, known, self.frame_folder, self.sound_folder)
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:

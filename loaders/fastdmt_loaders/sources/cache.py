@@ -213,8 +213,8 @@ class CacheSource:
             got = kept.new_empty((sum(in_rows), *kept.shape[1:]))
             # As bytes, for backends that do not know every type.
             width = math.prod(kept.shape[1:])
-            pair = (t.contiguous().view(len(t), width).view(torch.uint8) for t in (got, kept[give]))
-            dist.all_to_all_single(*pair, in_rows, out_rows, group=self.group)
+            received, sent = (t.contiguous().view(len(t), width).view(torch.uint8) for t in (got, kept[give]))
+            dist.all_to_all_single(received, sent, in_rows, out_rows, group=self.group)
             return got[place]
 
         pcm, scale = ({rate: swap(kept) for rate, kept in by.items()} for by in (self.pcm, self.scale))
