@@ -14,7 +14,8 @@ from typing import Any
 
 # What most people set; `--help-all` shows every setting.
 ESSENTIALS = (
-    "preset", "data", "run", "resume", "method", "labels", "batch", "epochs", "warmup-epochs", "lr", "size", "device",
+    "preset", "data", "run", "resume", "algorithm", "labels", "batch", "epochs", "warmup-epochs", "lr", "size",
+    "device",
     "gpus", "seed", "logger",
 )  # fmt: skip
 
