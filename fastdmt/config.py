@@ -18,6 +18,16 @@ from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS, AUDIO_ENCODERS, HEADS_ALONE, LOCALIZERS, AlgorithmName, AudioName, VisualName
 
 
+def how(default: Any) -> Any:
+    """A field that says where or how a run happens: it moves no number, and `--resume` takes another value of it."""
+    return field(default=default, metadata={"moves_numbers": False})
+
+
+def moves_numbers(mark: dataclasses.Field) -> bool:
+    """Would a run with another value of this field give other numbers? Yes, unless it was made by `how`."""
+    return mark.metadata.get("moves_numbers", True)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The files, and how they become batches."""
@@ -44,18 +54,18 @@ class DataConfig:
     """Seconds of sound around the middle of the file; shorter sounds are tiled [peer]."""
     audio_augment: Literal["none", "light", "full"] = "full"
     """Time shift, gain and band masks on the students' sound [ours: it helps every method]; `none` is the paper."""
-    loader: Literal["auto", "torch", "dali"] = "auto"
+    loader: Literal["auto", "torch", "dali"] = how("auto")
     """Who decodes: DALI (on the device when there is one) or torch workers; the batches are the same."""
     feature_crops: int = 0
     """With frozen encoders: keep their output for so many augmented crops of every clip, in memory and on disk, so
     that a step costs heads only; 0: run the encoders in every step. Needs --freeze -1."""
-    feature_cache: Path = Path("~/.cache/fastdmt")
+    feature_cache: Path = how(Path("~/.cache/fastdmt"))
     """Folder where those features are kept for the next run."""
-    cache: Literal["auto", "none", "host", "device"] = "auto"
+    cache: Literal["auto", "none", "host", "device"] = how("auto")
     """Keep decoded uint8 frames and sound in memory after the first use; auto: when they fit."""
-    workers: int = -1
+    workers: int = how(-1)
     """Loader processes or threads; -1: from the machine."""
-    max_bad_files: float = 0.001
+    max_bad_files: float = how(0.001)
     """Share of files that may turn out broken during a run before it stops; each is named and counted."""
 
 
@@ -173,21 +183,21 @@ class OptimConfig:
 class ScaleConfig:
     """Processes, precision, faults. Only amp, tf32, sync_bn, accumulate, pack_accepted and optimizer move a number."""
 
-    gpus: int = -1
+    gpus: int = how(-1)
     """GPUs of this machine, one process each; 0: the CPU; -1: one process on --device."""
-    workers_cpu: int = 1
+    workers_cpu: int = how(1)
     """Processes on the CPU (gloo), with --gpus 0."""
-    nodes: int = 1
+    nodes: int = how(1)
     """Machines; start the same command on each, with --rdzv."""
-    rdzv: str = ""
+    rdzv: str = how("")
     """HOST:PORT where the machines meet."""
-    max_restarts: int = 0
+    max_restarts: int = how(0)
     """Start the group again from its last checkpoint so many times after a worker died."""
-    timeout: float = 10.0
+    timeout: float = how(10.0)
     """Minutes after which a collective that hangs ends the run."""
-    parallel: Literal["fsdp", "ddp"] = "fsdp"
+    parallel: Literal["fsdp", "ddp"] = how("fsdp")
     """Several processes: shards of parameters and optimizer (FSDP2; over nodes HSDP), or a full copy each (DDP)."""
-    reshard: bool = False
+    reshard: bool = how(False)
     """FSDP: free gathered parameters between forward and backward (ZeRO-3) instead of keeping them (ZeRO-2)."""
     sync_bn: bool = False
     """BatchNorm over the global batch, as in one process; else over a process's rows, running statistics averaged."""
@@ -195,7 +205,7 @@ class ScaleConfig:
     """Autocast: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, none on the CPU."""
     tf32: bool = True
     """TF32 for what stays in float32 on the GPU."""
-    compile: Literal["none", "inductor", "graphs", "aot_eager"] = "none"
+    compile: Literal["none", "inductor", "graphs", "aot_eager"] = how("none")
     """torch.compile of forward and backward; graphs: with CUDA graphs; aot_eager: no code generation, for tests."""
     optimizer: Literal["adamw", "apex"] = "adamw"
     """torch's fused AdamW, or NVIDIA apex's FusedAdam where it is built."""
@@ -204,9 +214,9 @@ class ScaleConfig:
     pack_accepted: float = 0.0
     """Unlabelled rows that the students see, as a share: accepted clips wait in a queue until there is room, rejected
     ones cost nothing. A little above the share that is kept is right. 0: all rows, rejected ones at weight 0."""
-    max_bad_steps: int = 5
+    max_bad_steps: int = how(5)
     """Steps without a finite loss and gradient are skipped; after so many the run stops and names the clips."""
-    keep: int = 2
+    keep: int = how(2)
     """Checkpoints kept."""
 
 
@@ -223,25 +233,25 @@ class TrainConfig:
     vggsound-144k, or paper (recalled settings, no additions)."""
     algorithm: AlgorithmName = "dmt"
     """dmt, or a rival on its code path: pseudo-label, mean-teacher, fixmatch, cps, xpl; supervised; self-supervised."""
-    run: Path = Path("runs/demo")
+    run: Path = how(Path("runs/demo"))
     """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
-    resume: bool = False
+    resume: bool = how(False)
     """Go on from the run folder's last checkpoint, to the same numbers."""
     warm_from: Path | None = None
     """Run whose warmed-up localizers begin stage 2; stage 1 is skipped. Warm up once, then try several stages 2."""
     seed: int = 0
     """Everything random follows from it: splits, order, augmentation, initialisation."""
-    device: str = "auto"
+    device: str = how("auto")
     """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
     kernels: Literal["auto", "triton", "reference"] = "auto"
     """Fused kernels on CUDA and plain PyTorch on the CPU (auto), or one of them everywhere."""
     eval_every: int = 0
     """Validate every so many steps; 0: eight times a stage."""
-    save_every: int = 0
+    save_every: int = how(0)
     """Checkpoint every so many steps; 0: with each validation."""
-    log_every: int = 10
+    log_every: int = how(10)
     """Steps between two log lines; in between nothing waits for the device."""
-    logger: Literal["tensorboard", "wandb", "jsonl"] = "tensorboard"
+    logger: Literal["tensorboard", "wandb", "jsonl"] = how("tensorboard")
     """Beside metrics.jsonl, which is always written: TensorBoard, Weights & Biases where installed, or neither."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

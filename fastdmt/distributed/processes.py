@@ -255,8 +255,10 @@ def resume_command(cfg: TrainConfig) -> str:
 class Leaving:
     """Signals become a wish to leave, heard at the next step: `with Leaving() as leaving: ... leaving.wanted`."""
 
-    def __enter__(self) -> Leaving:
+    def __init__(self) -> None:
         self.wanted, self.signal = False, None
+
+    def __enter__(self) -> Leaving:
         self.old = {s: signal.signal(s, self._hear) for s in LEAVE}
         return self
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from fastdmt.config import TrainConfig, load_config, require, to_dict
+from fastdmt.config import TrainConfig, load_config, moves_numbers, require, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.runs import checkpoint
-
-# Where and how a run happens; its numbers do not depend on these. Of the group `scale` a few count.
-FREE = {"resume", "run", "device", "workers", "log_every", "cache", "loader", "max_bad_files", "root", "logger"}
-SCALE_COUNTS = {"amp", "tf32", "sync_bn", "optimizer", "accumulate"}
 
 
 def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
@@ -35,7 +34,7 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
             path.is_file(),
             f"nothing to resume in {run}: it has no config.json; leave --resume out, or give the run's folder",
         )
-        changed = differences(to_dict(load_config(run)), to_dict(cfg))
+        changed = differences(load_config(run), cfg)
         require(
             not changed,
             f"{path} says otherwise: {'; '.join(changed)}; resume with the same settings, or give another --run",
@@ -55,14 +54,19 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
     return cfg
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Settings that differ and would change the numbers, as "name was old and is now new"."""
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Settings that differ and move numbers, as "name was old and is now new"; both of one dataclass of config.py."""
     out = []
-    for key in old:
-        if isinstance(old[key], dict):
-            out += differences(old[key], new[key], f"{prefix}{key}.")
-        elif key in FREE or (prefix == "scale." and key not in SCALE_COUNTS):
-            continue
-        elif old[key] != new[key]:
-            out.append(f"{prefix}{key} was {old[key]} and is now {new[key]}")
+    for mark in dataclasses.fields(old):
+        was, now = getattr(old, mark.name), getattr(new, mark.name)
+        if dataclasses.is_dataclass(was):
+            out += differences(was, now, f"{prefix}{mark.name}.")
+        elif moves_numbers(mark) and not _same(was, now):
+            out.append(f"{prefix}{mark.name} was {was} and is now {now}")
     return out
+
+
+def _same(was: Any, now: Any) -> bool:
+    if isinstance(was, Path) and isinstance(now, Path):
+        return was.absolute() == now.absolute()
+    return was == now

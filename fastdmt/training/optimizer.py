@@ -37,26 +37,40 @@ class LossScale:
 
 
 class Update:
-    """Steps the optimizer of one student.
+    """Steps one optimizer over both students.
 
     Args:
-        student: whose `grad`s are there.
-        optimizer: of `build_optimizer`.
-        clip: largest gradient norm; 0: none.
+        students: whose `grad`s are there.
+        optim: rates, decay, clipping.
+        kind: "adamw" or "apex".
+        sharded: parameters are DTensors.
     """
 
     def __init__(
-        self, student: Localizer, optimizer: torch.optim.Optimizer, clip: float, world: World, sharded: bool
+        self, students: Sequence[Localizer], optim: OptimConfig, kind: str, world: World, sharded: bool
     ) -> None:
-        self.student, self.optimizer, self.clip, self.world, self.sharded = student, optimizer, clip, world, sharded
-        self.params = [p for group in optimizer.param_groups for p in group["params"]]
-        self.statistics = [b for b in student.buffers() if b.is_floating_point()]
+        self.students, self.clip, self.world, self.sharded = students, optim.clip, world, sharded
+        self.optimizer = build_optimizer(students, optim, kind)
+        trained = {p for group in self.optimizer.param_groups for p in group["params"]}
+        self.params = [[p for p in student.parameters() if p in trained] for student in students]
+        self.statistics = [b for student in students for b in student.buffers() if b.is_floating_point()]
         self.sizes = [b.numel() for b in self.statistics]
         self.remember()
 
     def remember(self) -> None:
         """Take the running statistics as they are for good, after they were loaded."""
         self.good = torch.cat([b.flatten() for b in self.statistics]) if self.statistics else None
+
+    def rate(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of every group of `build_optimizer`."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        for params in self.params:
+            for p in params:
+                p.grad = None
 
     def __call__(self, loss: Tensor, scale: LossScale | None = None) -> Tensor:
         """Apply the gradients.
@@ -67,45 +81,53 @@ class Update:
         Returns:
             0-d float32 on the device: 1 where the step was skipped.
         """
-        grads = [local(p.grad) for p in self.params if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)) if grads else loss.new_zeros(1)
-        # One small reduction: the squared norm of all shards, and the mean of the ranks' running statistics.
-        flat = [norms.float().square().sum().reshape(1) + 0 * loss.float()]
-        flat += [b.flatten() for b in self.statistics]
-        flat = torch.cat(flat)
+        grads = [[local(p.grad) for p in params if p.grad is not None] for params in self.params]
+        squares = [torch.stack(torch._foreach_norm(g)).float().square().sum() for g in grads if g]
+        count = len(squares)
+        # One small reduction: each student's squared norm over all shards, and the mean of the ranks' statistics.
+        flat = torch.cat([torch.stack(squares) + 0 * loss.float(), *[b.flatten() for b in self.statistics]])
         if self.world.size > 1:
-            flat[1:] /= self.world.size
-            flat[0] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
+            flat[count:] /= self.world.size
+            flat[:count] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
             self.world.sum(flat)
-        norm = flat[0].sqrt()
-        bad = (~norm.isfinite()).float()
+        bad = (~flat[:count].sum().isfinite()).float()
         divisor = None if scale is None else scale.value.clone()
         if self.clip > 0:
-            norm = norm if scale is None else norm / scale.value
-            over = (norm / self.clip).clamp(min=1.0).nan_to_num(1.0)
-            divisor = over if divisor is None else divisor * over
+            norms = flat[:count].sqrt() if scale is None else flat[:count].sqrt() / scale.value
+            over = (norms / self.clip).clamp(min=1.0).nan_to_num(1.0)
+            for own, much in zip([g for g in grads if g], over.unbind(), strict=True):
+                torch._foreach_div_(own, much)
         step(self.optimizer, bad, divisor)
         if self.statistics:
-            self.good = torch.where(bad > 0, self.good, flat[1:])
+            self.good = torch.where(bad > 0, self.good, flat[count:])
             parts = [part.view_as(b) for part, b in zip(self.good.split(self.sizes), self.statistics, strict=True)]
             torch._foreach_copy_(self.statistics, parts)
         return bad
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state by student and parameter: "optimizers.0.exp_avg.visual.conv1.weight" -> tensor."""
+        names = {p: (k, name) for k, student in enumerate(self.students) for name, p in student.named_parameters()}
+        found = {}
+        for p, state in self.optimizer.state.items():
+            k, name = names[p]
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    found[f"optimizers.{k}.{key}.{name}"] = value
+        return found
 
-def build_optimizer(student: nn.Module, optim: OptimConfig, kind: str = "adamw") -> torch.optim.Optimizer:
-    """AdamW of one student: (w, b) and, if asked, the encoders at their own rate; no decay on norms, biases and (w, b).
+    """AdamW of both students: (w, b) and, if asked, encoders at their own rate; no decay on norms, biases and (w, b).
 
     Its state exists from the beginning, so that a checkpoint of any step holds the same names.
     """
     decay, plain, encoders = [], [], ([], [])
-    for name, p in student.named_parameters():
+    for name, p in (named for student in students for named in student.named_parameters()):
         if p.requires_grad and name != "affine":
             own = optim.lr_encoders > 0 and name.startswith(ENCODERS)
             (encoders[p.ndim <= 1] if own else decay if p.ndim > 1 else plain).append(p)
     groups: list[dict[str, Any]] = [
         {"params": decay, "lr": optim.lr, "weight_decay": optim.weight_decay},
         {"params": plain, "lr": optim.lr, "weight_decay": 0.0},
-        {"params": [student.affine], "lr": optim.affine_lr, "weight_decay": 0.0},
+        {"params": [student.affine for student in students], "lr": optim.affine_lr, "weight_decay": 0.0},
     ]
     if optim.lr_encoders > 0:  # in the order of `Schedule.rates`
         lr = optim.lr * optim.lr_encoders
@@ -134,17 +156,6 @@ def step(optimizer: torch.optim.Optimizer, bad: Tensor, divisor: Tensor | None) 
         torch._foreach_div_(grads, divisor)
     optimizer._dummy_overflow_buf.copy_(bad)  # type: ignore[attr-defined]  # its capturable kernel does nothing where this is set
     optimizer.step()
-
-
-def optimizer_tensors(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by the parameters' names: "exp_avg.visual.conv1.weight" -> tensor."""
-    names = {p: name for name, p in student.named_parameters()}
-    return {
-        f"{key}.{names[p]}": value
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _apex(groups: Sequence[dict]) -> torch.optim.Optimizer:

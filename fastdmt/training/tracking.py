@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -69,8 +69,7 @@ class Observer:
     """Sinks of one run. Values arrive as plain floats: whoever calls has already waited for the device.
 
     Args:
-        run: run folder.
-        resume_step: lines of metrics.jsonl past this step are dropped: a resumed run writes them again.
+        run: run folder; its files are opened by `open`.
         logger: one of `BOARDS`; `jsonl` is metrics.jsonl alone, which is always written.
         sinks: functions of one's own, called with (step, stage, values).
     """
@@ -79,20 +78,31 @@ class Observer:
         self,
         run: Path,
         console: Console,
-        resume_step: int = 0,
         logger: str = "tensorboard",
         sinks: Sequence[Callable[[int, str, dict[str, float]], None]] = (),
     ) -> None:
-        self.run, self.console, self.sinks = run, console, sinks
+        self.run, self.console, self.logger, self.sinks = run, console, logger, sinks
         self.metrics = run / "metrics.jsonl"
+        self.board: TensorBoard | WeightsAndBiases | None = None
+        self.file: TextIO | None = None
+        self.meter: Meter | None = None
+        self.latest: dict[str, float] = {}
+        self.name, self.began, self.first = "", time.perf_counter(), 0
+
+    def open(self, resume_step: int = 0) -> None:
+        """Open the files; before it, values go to the sinks alone.
+
+        Args:
+            resume_step: lines of metrics.jsonl past this step are dropped: a resumed run writes them again.
+        """
         self._drop_lines_after(resume_step)
-        self.board = BOARDS[logger](run, resume_step) if BOARDS[logger] else None
+        make = BOARDS[self.logger]
+        self.board = make(self.run, resume_step) if make else None
         self.file = open(self.metrics, "a", encoding="utf-8")
-        self.handler = logging.FileHandler(run / "train.log", encoding="utf-8")
+        self.handler = logging.FileHandler(self.run / "train.log", encoding="utf-8")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self.handler)
         LOG.setLevel(logging.INFO)
-        self.meter: Meter | None = None
 
     def say(self, text: str) -> None:
         """One line for the terminal and the log."""
@@ -119,8 +129,9 @@ class Observer:
     def scalars(self, step: int, done: int, values: dict[str, float]) -> None:
         """One line of metrics, everywhere. `step` counts over both stages, `done` within the stage."""
         rate = (done - self.first) / max(time.perf_counter() - self.began, 1e-9)
-        self.file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
-        self.file.flush()
+        if self.file is not None:
+            self.file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+            self.file.flush()
         if self.board is not None:
             self.board.scalars(step, self.name, values)
         for sink in self.sinks:
@@ -132,6 +143,8 @@ class Observer:
 
     def timings(self, step: int, values: dict[str, float]) -> None:
         """Speed and where the time goes: TensorBoard and timings.jsonl, apart from the numbers that can be repeated."""
+        if self.file is None:
+            return
         with open(self.run / "timings.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
         if self.board is not None:
@@ -144,6 +157,8 @@ class Observer:
 
     def close(self) -> None:
         self.end_stage()
+        if self.file is None:
+            return
         self.file.close()
         if self.board is not None:
             self.board.close()
