@@ -39,11 +39,13 @@ for folder in ("", "kernels", "loaders"):
 
 import fastdmt_kernels  # noqa: E402
 from fastdmt.algorithm import reference  # noqa: E402
+from fastdmt.algorithm.pseudo_labels import Algorithm, DualMeanTeacher  # noqa: E402
 from fastdmt.config import TrainConfig  # noqa: E402
 from fastdmt.distributed.processes import World, start  # noqa: E402
 from fastdmt.presets import preset  # noqa: E402
 from fastdmt.training.schedule import UNBIASED  # noqa: E402
 from fastdmt.training.trainer import Trainer  # noqa: E402
+from fastdmt_kernels import Consensus  # noqa: E402
 
 # Dense bf16 TFLOP/s of the data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250, "RTX 4090": 165}
@@ -66,9 +68,7 @@ class Variant:
     overlap: bool = True
 
     def __post_init__(self) -> None:
-        t = self.trainer
-        t.stage = UNBIASED
-        self.loader = t._loader(t.cfg.batch_labelled, t.cfg.batch_unlabelled, seed=0)
+        (self.loader,) = self.trainer.begin(UNBIASED)
         self.batches = iter(self.loader) if self.overlap else map(self.loader._finish, self.loader.source.batches(0))
         self.cached = next(self.batches)
         self.seconds: dict[str, list[float]] = {}
@@ -92,7 +92,7 @@ class Variant:
         laps, wall = self.trainer.clock.read()
         if stage == "e2e" and "data" in laps:
             self.wait = laps["data"] / (1e3 * wall)
-        self.trainer.bad._recent.clear()
+        self.trainer.bad.forget()
 
 
 def synchronise(device: torch.device) -> None:
@@ -100,36 +100,32 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def trained(cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict) -> Trainer:
+def trained(
+    cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict, algorithm: Algorithm | None = None
+) -> Trainer:
     cfg = dataclasses.replace(
         cfg,
         run=folder / name.replace(" ", "-"),
         data=dataclasses.replace(cfg.data, **data),
         scale=dataclasses.replace(cfg.scale, **scale),
     )
-    return Trainer(cfg, Console(quiet=True))
+    return Trainer(cfg, Console(quiet=True), algorithm=algorithm)
 
 
 def fast(cfg: TrainConfig, folder: Path, name: str, data: dict | None = None, **scale: object) -> Variant:
     """FastDMT's own step."""
     kernels, overlap = scale.pop("kernels", "auto"), scale.pop("overlap", True)
-    trainer = trained(cfg, folder, name, data or {}, scale)
-    momentum = torch.full((), 0.999, device=trainer.device)
-    return Variant(name, trainer, lambda batches: trainer.learn(batches, momentum), kernels, overlap)
+    trainer = trained(cfg, folder, name, data or {}, scale, scale.pop("algorithm", None))
+    return Variant(name, trainer, lambda batches: trainer.step([batches]), kernels, overlap)
 
 
-def half_kept(variant: Variant) -> Variant:
+class EverySecond(DualMeanTeacher):
     """The same step when the teachers accept every second clip, whatever they see."""
-    algorithm = variant.trainer.algorithm
-    judge = algorithm.pseudo_labels
 
-    def every_second(batch):
-        label = judge(batch)[0]
+    def pseudo_labels(self, *args) -> list[Consensus]:
+        label = super().pseudo_labels(*args)[0]
         keep = torch.arange(len(label.keep), device=label.keep.device) % 2 == 0
         return [label._replace(keep=keep)] * 2
-
-    algorithm.pseudo_labels = every_second
-    return variant
 
 
 def plain(cfg: TrainConfig, folder: Path, name: str, careful: bool) -> Variant:
@@ -172,8 +168,8 @@ def variants(cfg: TrainConfig, folder: Path, device: str) -> list[Variant]:
         fast(cfg, folder, "without kernels", kernels="reference", **compiled),
     ]
     rows += [
-        half_kept(fast(cfg, folder, "half kept", **compiled)),
-        half_kept(fast(cfg, folder, "half kept, packed", pack_accepted=0.5, **compiled)),
+        fast(cfg, folder, "half kept", algorithm=EverySecond(cfg.pseudo), **compiled),
+        fast(cfg, folder, "half kept, packed", algorithm=EverySecond(cfg.pseudo), pack_accepted=0.5, **compiled),
     ]
     if device == "cuda":
         rows += [
@@ -246,8 +242,7 @@ def scaling(cfg: TrainConfig, counts: list[int]) -> dict[str, dict[int, float]]:
 def scaled(cfg: TrainConfig, world: World) -> float:
     """A process of `scaling`: median seconds of a step, slowest rank."""
     trainer = Trainer(cfg, Console(quiet=True), world=world)
-    momentum = torch.full((), 0.999, device=trainer.device)
-    row = Variant(trainer.cfg.scale.parallel, trainer, lambda batches: trainer.learn(batches, momentum))
+    row = Variant(trainer.cfg.scale.parallel, trainer, lambda batches: trainer.step([batches]))
     row.time("e2e", 2)
     row.seconds.clear()
     for _ in range(SCALING_ROUNDS):

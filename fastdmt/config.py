@@ -18,9 +18,12 @@ from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS, AUDIO_ENCODERS, HEADS_ALONE, LOCALIZERS, AlgorithmName, AudioName, VisualName
 
 
+FREE = {"moves_numbers": False}
+
+
 def how(default: Any) -> Any:
     """A field that says where or how a run happens: it moves no number, and `--resume` takes another value of it."""
-    return field(default=default, metadata={"moves_numbers": False})
+    return field(default=default, metadata=FREE)
 
 
 def moves_numbers(mark: dataclasses.Field) -> bool:
@@ -59,7 +62,7 @@ class DataConfig:
     feature_crops: int = 0
     """With frozen encoders: keep their output for so many augmented crops of every clip, in memory and on disk, so
     that a step costs heads only; 0: run the encoders in every step. Needs --freeze -1."""
-    feature_cache: Path = how(Path("~/.cache/fastdmt"))
+    feature_cache: Path = field(default=Path("~/.cache/fastdmt"), metadata=FREE)
     """Folder where those features are kept for the next run."""
     cache: Literal["auto", "none", "host", "device"] = how("auto")
     """Keep decoded uint8 frames and sound in memory after the first use; auto: when they fit."""
@@ -181,7 +184,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScaleConfig:
-    """Processes, precision, faults. Only amp, tf32, sync_bn, accumulate, pack_accepted and optimizer move a number."""
+    """Processes, precision, faults."""
 
     gpus: int = how(-1)
     """GPUs of this machine, one process each; 0: the CPU; -1: one process on --device."""
@@ -233,7 +236,7 @@ class TrainConfig:
     vggsound-144k, or paper (recalled settings, no additions)."""
     algorithm: AlgorithmName = "dmt"
     """dmt, or a rival on its code path: pseudo-label, mean-teacher, fixmatch, cps, xpl; supervised; self-supervised."""
-    run: Path = how(Path("runs/demo"))
+    run: Path = field(default=Path("runs/demo"), metadata=FREE)
     """Run folder: config, split lists, metrics.jsonl, TensorBoard, checkpoints, log."""
     resume: bool = how(False)
     """Go on from the run folder's last checkpoint, to the same numbers."""

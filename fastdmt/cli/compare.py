@@ -27,7 +27,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
 from fastdmt.models.pair import load
 from fastdmt.names import ALGORITHMS
-from fastdmt.runs.folder import FREE
+from fastdmt.runs.folder import free_names
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
 
@@ -128,11 +128,11 @@ def parse_budgets(text: str) -> list[int]:
 def digest(cfg: TrainConfig, without: frozenset[str] | set[str] = frozenset()) -> str:
     """Eight digits that stand for the settings that move numbers, some of them left out."""
 
+    free = free_names(cfg)
+
     def keep(values: dict[str, Any]) -> dict[str, Any]:
         return {
-            k: keep(v) if isinstance(v, dict) else v
-            for k, v in values.items()
-            if k not in without and (k == "root" or k not in FREE)
+            k: keep(v) if isinstance(v, dict) else v for k, v in values.items() if k not in without and k not in free
         }
 
     return hashlib.sha256(json.dumps(keep(to_dict(cfg)), sort_keys=True).encode()).hexdigest()[:8]

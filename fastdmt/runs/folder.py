@@ -70,3 +70,15 @@ def _same(was: Any, now: Any) -> bool:
     if isinstance(was, Path) and isinstance(now, Path):
         return was.absolute() == now.absolute()
     return was == now
+
+
+def free_names(cfg: Any) -> set[str]:
+    """Names of the settings of all groups that move no number."""
+    names = set()
+    for mark in dataclasses.fields(cfg):
+        value = getattr(cfg, mark.name)
+        if dataclasses.is_dataclass(value):
+            names |= free_names(value)
+        elif not moves_numbers(mark):
+            names.add(mark.name)
+    return names

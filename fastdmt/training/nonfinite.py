@@ -39,6 +39,10 @@ class BadSteps:
         self._recent.append((step, self._ids, bad, torch.cat(self._broken)))
         self._ids, self._broken = [], []
 
+    def forget(self) -> None:
+        """Drop what was not read yet: for whoever takes steps and logs none."""
+        self._recent.clear()
+
     def read(self, step: int, numbers: dict[str, float], observer: Any) -> None:
         """Called when the run logs and waits for the device anyway.
 

@@ -115,6 +115,8 @@ class Update:
                     found[f"optimizers.{k}.{key}.{name}"] = value
         return found
 
+
+def build_optimizer(students: Sequence[nn.Module], optim: OptimConfig, kind: str = "adamw") -> torch.optim.Optimizer:
     """AdamW of both students: (w, b) and, if asked, encoders at their own rate; no decay on norms, biases and (w, b).
 
     Its state exists from the beginning, so that a checkpoint of any step holds the same names.

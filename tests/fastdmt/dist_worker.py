@@ -42,11 +42,10 @@ def quiet() -> Console:
 class Steady(Trainer):
     """AdamW turns a gradient that is rounding noise into a whole step of either sign; this eps keeps it small."""
 
-    def _new_optimizers(self):
-        super()._new_optimizers()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["eps"] = 1e-2
+    def step(self, batches=None):
+        for group in self.update.optimizer.param_groups:
+            group["eps"] = 1e-2
+        return super().step(batches)
 
 
 def every_mode(cfg, world):
@@ -66,14 +65,15 @@ def every_mode(cfg, world):
 def stop_after(cfg, world, steps: int):
     """Run until so many steps are done, then a signal asks this process (the last rank only) to leave."""
     trainer = Steady(cfg, quiet(), world=world)
-    advance = trainer._advance
+    step = trainer.step
 
     def counted():
-        advance()
+        values = step()
         if trainer.global_step == steps and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        return values
 
-    trainer._advance = counted
+    trainer.step = counted
     return trainer.run()
 
 
@@ -92,14 +92,15 @@ def killed(cfg, world):
     if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         return finished(cfg, world)
     trainer = Steady(cfg, quiet(), world=world)
-    advance = trainer._advance
+    step = trainer.step
 
     def counted():
-        advance()
+        values = step()
         if trainer.global_step == 5 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        return values
 
-    trainer._advance = counted
+    trainer.step = counted
     trainer.run()
 
 
@@ -111,7 +112,7 @@ def poisoned(cfg, world):
         ranks' mean in the end, and whether all is finite.
     """
     trainer = Steady(cfg, quiet(), world=world)
-    learn, update = trainer.algorithm.learn, trainer._step
+    learn, step = trainer.algorithm.learn, trainer.step
     before, changed = [], []
 
     def state():
@@ -119,7 +120,7 @@ def poisoned(cfg, world):
         return [full(t).clone() for t in tensors if t.is_floating_point()]
 
     def poisoned_now():
-        return trainer.stage == UNBIASED and trainer.done == 1
+        return trainer.stage.name == UNBIASED and trainer.done == 1
 
     def spoilt(batch, labels):
         if poisoned_now():
@@ -128,12 +129,14 @@ def poisoned(cfg, world):
         bad = poisoned_now() and world.rank == world.size - 1
         return out._replace(total=out.total * float("nan")) if bad else out
 
-    def watched(which, loss):
-        update(which, loss)
-        if poisoned_now():
+    def watched():
+        poisoned = poisoned_now()
+        values = step()
+        if poisoned:
             changed.append(sum(not torch.equal(a, b) for a, b in zip(before, state())))
+        return values
 
-    trainer.algorithm.learn, trainer._step = spoilt, watched
+    trainer.algorithm.learn, trainer.step = spoilt, watched
     outcome = trainer.run()
     flat = torch.cat([t.float().flatten() for t in state()])
     mean = world.sum(flat.clone()) / world.size

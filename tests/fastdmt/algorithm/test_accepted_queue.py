@@ -124,13 +124,14 @@ def test_a_run_goes_on_with_its_waiting_clips(tmp_path):
     whole.run()
     assert whole.queue.count + whole.queue.lost > 0, "the case must leave clips waiting"
     parts = Trainer(packing(data, tmp_path / "parts"), QUIET)
-    advance = parts._advance
+    step = parts.step
 
     def leave():
-        advance()
+        values = step()
         parts.leaving.wanted = parts.global_step >= 8
+        return values
 
-    parts._advance = leave
+    parts.step = leave
     assert parts.run().interrupted
     Trainer(dataclasses.replace(packing(data, tmp_path / "parts"), resume=True), QUIET).run()
     a, b = final(tmp_path / "whole"), final(tmp_path / "parts")

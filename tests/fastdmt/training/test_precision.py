@@ -61,13 +61,14 @@ def test_the_compiled_step_is_four_graphs_without_a_break(files, eager, tmp_path
     counters.clear()
     trainer = Trainer(scaled(files, tmp_path / "run", compile="aot_eager"), QUIET)
     graphs = []
-    advance = trainer._advance
+    step = trainer.step
 
     def counted():
-        advance()
+        values = step()
         graphs.append(counters["stats"]["unique_graphs"])
+        return values
 
-    trainer._advance = counted
+    trainer.step = counted
     trainer.run()
     assert not counters["graph_break"]
     # Warm-up of A and of B; then the teachers and the students. Nothing is compiled again, whatever the step.
@@ -103,13 +104,13 @@ def test_parts_of_a_batch_give_the_gradient_of_the_batch(files, tmp_path, monkey
         cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, labelled_share=0.5))
         trainer = Trainer(cfg, QUIET)
         if parts == 1:
-            whole = next(iter(trainer._loader(8, 0, seed=0)))
+            whole = next(iter(trainer.begin("warm-up")[0]))
         rows = [slice(i, i + 8 // parts) for i in range(0, 8, 8 // parts)]
         student = trainer.model.students[0]
         student.train()
-        for part, own in zip(trainer._parts(), rows, strict=True):
+        for own in rows:
             batch = dataclasses.replace(whole.map(lambda t, own=own: t[own]), labelled=8 // parts, ids=whole.ids[own])
-            trainer._backward(trainer.algorithm.warmup(0, batch), part)
+            trainer.backward(trainer.algorithm.warmup(0, batch))
         gradients[parts] = [p.grad for p in student.parameters()]
     for parts in (2, 4):
         for a, b in zip(gradients[parts], gradients[1], strict=True):
@@ -129,7 +130,7 @@ def test_adamw_equals_torchs_plain_loop(files, tmp_path):
     ours = trainer.model.students[0]
     theirs = copy.deepcopy(ours)
     optim = trainer.cfg.optim
-    optimizer = build_optimizer(ours, optim)
+    optimizer = build_optimizer([ours], optim)
     decay = [p for n, p in theirs.named_parameters() if p.ndim > 1 and n != "affine"]
     plain = [p for n, p in theirs.named_parameters() if p.ndim <= 1 and n != "affine"]
     groups = [(decay, optim.lr, optim.weight_decay), (plain, optim.lr, 0.0), ([theirs.affine], optim.affine_lr, 0.0)]
@@ -150,19 +151,17 @@ def test_adamw_equals_torchs_plain_loop(files, tmp_path):
 def test_nothing_in_a_step_waits_for_the_device(files, tmp_path, kind, packed):
     cfg = dataclasses.replace(scaled(files, tmp_path / "run", compile=kind, pack_accepted=packed), device="cuda")
     trainer = Trainer(cfg, QUIET)
-    trainer.stage = UNBIASED
-    batches = iter(trainer._loader(cfg.batch_labelled, cfg.batch_unlabelled, seed=0))
-    momentum = torch.full((), 0.9, device="cuda")
+    trainer.begin(UNBIASED)
     for _ in range(4):  # compilation, the allocator, the loader's streams
-        trainer.learn(batches, momentum)
+        trainer.step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            _, losses = trainer.learn(batches, momentum)
+            values = trainer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert losses.total.isfinite()
+    assert values["loss"].isfinite()
 
 
 @pytest.mark.gpu

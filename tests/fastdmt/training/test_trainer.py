@@ -80,17 +80,15 @@ def whole(files, tmp_path_factory):
 def test_interrupted_and_resumed_equals_uninterrupted(files, whole, tmp_path, stop_after):
     cfg = tiny(files, tmp_path / "parts")
     trainer = Trainer(cfg, QUIET)
-    steps = 0
-    advance = trainer._advance
+    step = trainer.step
 
     def counted():
-        nonlocal steps
-        advance()
-        steps += 1
-        if steps == stop_after:
+        values = step()
+        if trainer.global_step == stop_after:
             os.kill(os.getpid(), signal.SIGINT)
+        return values
 
-    trainer._advance = counted
+    trainer.step = counted
     assert trainer.run().interrupted
     assert checkpoint.last_step(cfg.run) == stop_after
     outcome = train(dataclasses.replace(cfg, resume=True))
