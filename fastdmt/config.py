@@ -17,7 +17,6 @@ import tyro
 from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS, AUDIO_ENCODERS, HEADS_ALONE, LOCALIZERS, AlgorithmName, AudioName, VisualName
 
-
 FREE = {"moves_numbers": False}
 
 
