@@ -55,7 +55,7 @@ class DataConfig:
     seconds: float = 3.0
     """Seconds of sound around the middle of the file; shorter sounds are tiled [peer]."""
     audio_augment: Literal["none", "light", "full"] = "full"
-    """Time shift, gain and band masks on the students' sound [ours: it helps every method]; `none` is the paper."""
+    """Time shift, gain and band masks on the students' sound [ours: it helps every algorithm]; `none` is the paper."""
     loader: Literal["auto", "torch", "dali"] = how("auto")
     """Who decodes: DALI (on the device when there is one) or torch workers; the batches are the same."""
     feature_crops: int = 0

@@ -113,7 +113,7 @@ class Observer:
         """Begin a progress bar."""
         self.end_stage()
         self.name, self.began, self.first = name, time.perf_counter(), done
-        self.latest: dict[str, float] = {}
+        self.latest = {}
         self.meter = Meter(self.console, name, total, done)
         self.meter.start()
 

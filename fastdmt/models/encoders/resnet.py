@@ -106,7 +106,7 @@ class ResNet50(ResNet):
 
 
 class SpectrogramResNet18(ResNet):
-    """EZ-VSL's and SLAVC's ear: ResNet-18 on a log-spectrogram [N, 1, 257 bins, T frames] -> [N, 512], the maximum."""
+    """EZ-VSL's and SLAVC's audio encoder: ResNet-18, [N, 1, 257 bins, T frames] -> [N, 512], the maximum."""
 
     front_end = "spectrogram"
     output_stride = 32
@@ -119,6 +119,6 @@ class SpectrogramResNet18(ResNet):
 
 
 class SpectrogramResNet18S16(SpectrogramResNet18):
-    """LVS's ear: the same with layer4 at stride 1."""
+    """LVS's audio encoder: the same with layer4 at stride 1."""
 
     output_stride = 16
