@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 from fastdmt.config import require
 from fastdmt_loaders import AVDataset, DataError, Split, make_split, read_list, read_vggss
+from fastdmt_loaders.dataset.lists import write_list
 
 LABELLED, VALIDATION, TEST = 4250, 500, 250
 BUDGETS = (256, 2000)  #: nested label budgets of the paper beside the whole
@@ -84,7 +85,12 @@ def index(
     # Every official id counts as present here, so that the draw does not depend on the disk.
     everything = dict.fromkeys(official)
     whole = SimpleNamespace(
-        root=root, ids=list(official), annotated=set(official), frames=everything, sounds=everything
+        root=root,
+        ids=list(official),
+        annotated=set(official),
+        frames=everything,
+        sounds=everything,
+        teaches=lambda _: True,
     )
     labelled, validation, test = counts
     drawn = None if roles["labelled"] else labelled
@@ -191,6 +197,6 @@ def _budgets(found: Index, dataset: AVDataset, root: Path, seed: int) -> None:
 
 def _ids(path: Path, ids: list[str]) -> None:
     try:
-        path.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+        write_list(path, ids)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; make room, or take another folder") from None

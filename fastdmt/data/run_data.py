@@ -25,8 +25,10 @@ from fastdmt_loaders import (
     eval_batches,
     make_loader,
     make_split,
+    read_list,
     read_pairs,
 )  # fmt: skip
+from fastdmt_loaders.dataset.lists import write_list
 from fastdmt_loaders.loader import Loader
 from fastdmt_loaders.parallel import cores
 from fastdmt_loaders.tools.demo import make_demo
@@ -112,7 +114,7 @@ class Data:
         folder.mkdir(exist_ok=True)
         for name in ("train_labelled", "train_unlabelled", "validation", "test"):
             ids = getattr(self.split, name)
-            (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+            write_list(folder / f"{name}.txt", ids)
 
 
 def open_files(cfg: TrainConfig, console: Console) -> AVDataset:
@@ -175,7 +177,8 @@ def test_pairs(dataset: AVDataset, cfg: TrainConfig, name: str | None = None) ->
 def trained_ids(run: Path) -> list[str]:
     """Every id that a run was trained on; none for a run that was not trained here."""
     lists = (run / "lists" / f"{name}.txt" for name in ("train_labelled", "train_unlabelled"))
-    return [i for path in lists if path.is_file() for i in path.read_text(encoding="utf-8").split()]
+    # A list may be empty: a run without labels has no labelled clips.
+    return [i for path in lists if path.is_file() and path.stat().st_size for i in read_list(path)]
 
 
 def relocate(cfg: TrainConfig, root: Path | None) -> TrainConfig:

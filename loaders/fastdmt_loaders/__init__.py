@@ -1,8 +1,9 @@
 """Files on disk -> batches on the device, for audio-visual source localization."""
 
-from fastdmt_loaders.batch import Batch, EvalBatch, Pair, RawBatch, View
+from fastdmt_loaders.batch import Batch, EvalBatch, RawBatch, View
 from fastdmt_loaders.dataset.annotations import Annotation, read_flickr_xml, read_vggss, truth_map
-from fastdmt_loaders.dataset.dataset import AVDataset, Split, make_split, read_list, read_pairs
+from fastdmt_loaders.dataset.dataset import AVDataset, Split, make_split
+from fastdmt_loaders.dataset.lists import Pair, read_list, read_pairs
 from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError

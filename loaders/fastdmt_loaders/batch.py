@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastdmt_loaders.dataset.annotations import Annotation
+from fastdmt_loaders.dataset.lists import Pair
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.frontends import FRONT_ENDS
 
@@ -52,14 +52,6 @@ class View:
 
     def samples(self, rate: int) -> int:
         return round(rate * self.seconds)
-
-
-class Pair(NamedTuple):
-    """The frame of one clip with the sound of a clip: another's when the source is off screen."""
-
-    video: str
-    audio: str
-    sounding: bool
 
 
 class _Movable:

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from fastdmt_loaders import augment
-from fastdmt_loaders.batch import Batch, EvalBatch, Pair, RawBatch, View
+from fastdmt_loaders.batch import Batch, EvalBatch, RawBatch, View
 from fastdmt_loaders.dataset.dataset import AVDataset, Table
+from fastdmt_loaders.dataset.lists import Pair
 from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.decode.sound import read_sound

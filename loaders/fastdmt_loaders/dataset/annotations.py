@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.files import read_file, read_json
 
 FLICKR_SIDE = 256  # Flickr-SoundNet's boxes are integers in a 256 x 256 frame
+MAX_XML = 1 << 20  # bytes
 MIN_AGREE = {"flickr": 2, "vggss": 1}
 
 
@@ -34,6 +35,15 @@ class Annotation:
         """Boxes that must cover a pixel for it to be truth in training."""
         return MIN_AGREE[self.rule]
 
+    @property
+    def agrees(self) -> bool:
+        """Whether so many boxes cover any pixel at all."""
+        if self.min_agree == 1 or not len(self.boxes):
+            return len(self.boxes) > 0
+        low, high = self.boxes[:, None, :2], self.boxes[:, None, 2:]
+        meet = (np.minimum(high, high.swapaxes(0, 1)) > np.maximum(low, low.swapaxes(0, 1))).all(-1)
+        return bool((meet.sum(0) >= self.min_agree).any())  # each meets itself
+
 
 def _clean(boxes, rule: str) -> Annotation:
     """Clips to the frame, drops what is then empty, and says so."""
@@ -53,18 +63,30 @@ def _clean(boxes, rule: str) -> Annotation:
 def read_vggss(path: str | Path) -> dict[str, Annotation]:
     """vggss.json: [{"file", "class", "bbox": [[x0, y0, x1, y1], ...] in 0..1}] -> id -> Annotation.
 
+    An id that is there several times has the boxes of all its entries.
+
     Raises:
         DataError: no such file, not JSON, or not of that form.
     """
     try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(item["file"]): _clean(item["bbox"], "vggss") for item in items}
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except (ValueError, KeyError, TypeError) as error:
+        found: dict[str, list] = {}
+        for item in read_json(path, "annotation file"):
+            if not isinstance(item["file"], (str, int)):
+                raise TypeError(f"an id that is {type(item['file']).__name__}")
+            found.setdefault(str(item["file"]), []).append(item["bbox"])
+        return {id: _joined(boxes) for id, boxes in found.items()}
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise DataError(
             f'{path}: not of VGG-SS\'s form [{{"file", "bbox": [[x0, y0, x1, y1]]}}] ({error!r}); download it again'
         ) from error
+
+
+def _joined(entries: list) -> Annotation:
+    if len(entries) == 1:
+        return _clean(entries[0], "vggss")
+    whole = _clean(np.concatenate([np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in entries]), "vggss")
+    whole.broken.append(f"{len(entries)} entries: their boxes are joined")
+    return whole
 
 
 def read_flickr_xml(path: str | Path) -> Annotation:
@@ -74,8 +96,10 @@ def read_flickr_xml(path: str | Path) -> Annotation:
         DataError: no such file, not XML, no bbox in it, or a box without four numbers.
     """
     try:
-        root = ElementTree.parse(path).getroot()
-        boxes = []
+        data = read_file(path, "annotation file", MAX_XML)
+        if b"<!ENTITY" in data:
+            raise ValueError("it defines entities, which boxes need not")
+        root, boxes = ElementTree.fromstring(data), []
         for element in root.iter("bbox"):
             leaves = {leaf.tag: leaf.text for leaf in element}
             names = ("xmin", "ymin", "xmax", "ymax")
@@ -86,9 +110,7 @@ def read_flickr_xml(path: str | Path) -> Annotation:
         if not boxes:
             raise ValueError("no bbox element")
         return _clean(boxes, "flickr")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except (ElementTree.ParseError, ValueError, TypeError) as error:
+    except (ElementTree.ParseError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read as Flickr-SoundNet boxes ({error}); mend or remove it") from error
 
 

@@ -14,64 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdmt_loaders.batch import Pair, pad_boxes
+from fastdmt_loaders.batch import pad_boxes
 from fastdmt_loaders.dataset.annotations import MIN_AGREE, Annotation, read_flickr_xml, read_vggss
+from fastdmt_loaders.dataset.lists import read_whole
 from fastdmt_loaders.dataset.sampler import philox
 from fastdmt_loaders.dataset.stored import member
 from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.files import read_json
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 FRAME_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)  # a clip stands for the frame in its middle
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
 CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
-PAIR_HEADER = "video,audio,label"
 SPLITTING = 16  # Philox purpose, apart from the training streams
-
-
-def read_pairs(path: str | Path) -> list[Pair]:
-    """Reads a list: one id a line (.txt), id in column 0 (.csv), or columns `video,audio,label` under that header.
-
-    Lists of ids give Pair(id, id, True). Blank lines are skipped, repetitions kept.
-
-    Raises:
-        DataError: no such file, no id in it, or a label that is neither `sounding` nor `non-sounding`.
-    """
-    lines = _lines(path)
-    if lines[0].replace(" ", "") != PAIR_HEADER:
-        return [Pair(id, id, True) for id in _first_column(lines)]
-    pairs = []
-    for line in lines[1:]:
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) < 3 or cells[2] not in ("sounding", "non-sounding"):
-            raise DataError(f"{path}: row {line!r} needs video,audio,sounding|non-sounding")
-        pairs.append(Pair(cells[0], cells[1], cells[2] == "sounding"))
-    return pairs
-
-
-def read_list(path: str | Path) -> list[str]:
-    """The ids of a list in its order (`read_pairs`' first column), repetitions dropped. Raises DataError."""
-    lines = _lines(path)
-    return list(dict.fromkeys(_first_column(lines[1:] if lines[0].replace(" ", "") == PAIR_HEADER else lines)))
-
-
-def _lines(path: str | Path) -> list[str]:
-    """A list's lines that hold something; the header alone counts as nothing."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such list; name an existing file of ids") from error
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: is not a text list of ids ({error})") from error
-    lines = [line for line in map(str.strip, text.splitlines()) if line]
-    if not lines or lines == [PAIR_HEADER]:
-        raise DataError(f"{path}: holds no ids; fill it or name another list")
-    return lines
-
-
-def _first_column(lines: Sequence[str]) -> list[str]:
-    return [line.partition(",")[0].strip() for line in lines]
 
 
 @dataclass
@@ -141,7 +98,7 @@ class AVDataset:
         self.frame_folder = self.sound_folder = self.root
         self.frames, self.sounds = {}, {}
         try:
-            shards = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            shards = read_json(self.root / CATALOGUE, "catalogue of shards")
             for tar in (str(shard["file"]) for shard in shards):
                 lines = (self.root / tar).with_suffix(".idx").read_text(encoding="utf-8").splitlines()[1:]
                 for line in lines:
@@ -150,18 +107,19 @@ class AVDataset:
                         kind = self.frames if f".{suffix}" in FRAME_SUFFIXES else self.sounds
                         if suffix != "json":
                             kind[name[: -len(suffix) - 1]] = member(tar, offset, size, name)
-            labels = json.loads((self.root / BOXES).read_text(encoding="utf-8"))
+            labels = read_json(self.root / BOXES, "file of boxes")
             found = {
-                id: Annotation(np.array(label["boxes"], np.float64).reshape(-1, 4), label["rule"])
-                for id, label in labels.items()
+                rule: {id: Annotation(np.array(box, np.float64).reshape(-1, 4), rule) for id, box in by_id.items()}
+                for rule, by_id in labels.items()
+                if rule in MIN_AGREE
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, DataError) as error:
             raise DataError(f"{self.root}: incomplete shards ({error}); run `fastdmt data pack` again") from error
-        rule = next((annotation.rule for annotation in found.values()), None)
-        if annotations not in ("auto", None, rule):
-            raise DataError(f"{self.root}: packed with {rule} annotations, not {annotations}; pack again")
-        self.rule = rule if annotations is not None else None
-        self._annotations = found if annotations is not None else {}
+        if annotations not in ("auto", None, *found):
+            held = " and ".join(found) or "no"
+            raise DataError(f"{self.root}: packed with {held} annotations, not {annotations}; pack again")
+        self.rule = next(iter(found), None) if annotations == "auto" else annotations
+        self._annotations = found.get(self.rule, {})
 
     @cached_property
     def ids(self) -> list[str]:
@@ -172,7 +130,8 @@ class AVDataset:
     def annotated(self) -> set[str]:
         """Ids that have annotations, on disk or not."""
         if self.rule == "flickr" and self.frame_folder != self.root:
-            return {entry.name[:-4] for entry in os.scandir(self.root / "Annotations") if entry.name.endswith(".xml")}
+            with os.scandir(self.root / "Annotations") as entries:
+                return {entry.name[:-4] for entry in entries if entry.name.endswith(".xml") and not entry.is_dir()}
         return set(self._annotations)
 
     @property
@@ -185,6 +144,14 @@ class AVDataset:
         if id not in self._annotations and self.rule == "flickr" and id in self.annotated:
             self._annotations[id] = read_flickr_xml(self.root / "Annotations" / f"{id}.xml")
         return self._annotations.get(id)
+
+    def teaches(self, id: str) -> bool:
+        """Whether an id's boxes make any pixel truth in training: not if they are broken or no two annotators agree."""
+        try:
+            annotation = self.annotation(id)
+        except DataError:
+            return False
+        return annotation is not None and annotation.agrees
 
     def frame_path(self, id: str) -> Path:
         return self.frame_folder / self._file(id, self.frames, "frame", self.frame_folder)
@@ -210,10 +177,9 @@ class AVDataset:
         known = np.zeros(len(ids), bool)
         annotated = self.annotated
         for row, id in enumerate(ids):
-            if id in annotated:
-                annotation = self.annotation(id)
-                boxes[row] = pad_boxes(annotation.boxes, max_boxes).numpy()
-                known[row] = len(annotation.boxes) > 0
+            if id in annotated and self.teaches(id):
+                boxes[row] = pad_boxes(self.annotation(id).boxes, max_boxes).numpy()
+                known[row] = True
         text = [np.array(values, dtype=np.str_) for values in (list(ids), frames, sounds)]
         return Table(text[0], text[1], text[2], boxes, known, self.frame_folder, self.sound_folder)
 
@@ -248,10 +214,12 @@ class Split:
     seed: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     """what was taken out of a list, in words -> how many ids"""
+    notes: list[str] = field(default_factory=list)
+    """how lists and boxes were read where that is not plain, with counts"""
 
     @property
     def warnings(self) -> list[str]:
-        return [f"dropped {count:,} {what}" for what, count in self.dropped.items() if count]
+        return [f"dropped {count:,} {what}" for what, count in self.dropped.items() if count] + self.notes
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -259,11 +227,14 @@ class Split:
     @classmethod
     def load(cls, path: str | Path) -> Split:
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such split file") from error
-        except (ValueError, TypeError) as error:
+            split = cls(**read_json(path, "split file"))
+        except TypeError as error:
             raise DataError(f"{path}: is not a split file ({error}); remove it to have it made anew") from error
+        for name in ("train_labelled", "train_unlabelled", "validation", "test"):
+            ids = getattr(split, name)
+            if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+                raise DataError(f"{path}: is not a split file ({name}); remove it to have it made anew")
+        return split
 
 
 def make_split(
@@ -298,7 +269,9 @@ def make_split(
         files.pop(name, None)
         if file is not None:
             files[name] = Path(file)
-    given = {name: read_list(file) for name, file in files.items() if name != "test"}
+    read = {name: read_whole(file) for name, file in files.items()}
+    given = {name: found.ids for name, found in read.items() if name != "test"}
+    notes = [f"{files[name]}: {note}" for name, found in read.items() for note in found.notes]
     dropped: dict[str, int] = {}
 
     def without(ids: Iterable[str], held_out: set[str], what: str) -> list[str]:
@@ -310,7 +283,7 @@ def make_split(
     held_out: set[str] = set()
     test_ids: list[str] | None = None
     if "test" in files:
-        pairs = read_pairs(files["test"])
+        pairs = read["test"].pairs
         test_ids = list(dict.fromkeys(pair.video for pair in pairs))
         held_out |= set(test_ids) | {pair.audio for pair in pairs}
     validation_ids = given.get("validation")
@@ -325,6 +298,8 @@ def make_split(
         pool = without(pool, unboxed, "ids without boxes or files from the labelled list")
     else:
         pool = [id for id in usable if id not in held_out]
+    silent = {id for id in pool if not dataset.teaches(id)}
+    pool = without(pool, silent, "labelled ids whose boxes are broken or agree nowhere: no pixel would be truth")
     pool = sorted(pool)
     pool = [pool[i] for i in philox(seed, 0, SPLITTING).permutation(len(pool))]
     drawn = (test if test_ids is None else 0) + (validation if validation_ids is None else 0)
@@ -346,4 +321,4 @@ def make_split(
         train = [id for id in dataset.ids if id not in held_out]
     chosen = set(labelled)
     unlabelled = [id for id in train if id not in chosen]
-    return Split(labelled, unlabelled, validation_ids, test_ids, seed, {k: n for k, n in dropped.items() if n})
+    return Split(labelled, unlabelled, validation_ids, test_ids, seed, {k: n for k, n in dropped.items() if n}, notes)

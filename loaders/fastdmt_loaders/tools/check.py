@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastdmt_loaders.batch import Pair
-from fastdmt_loaders.dataset.dataset import DEFAULT_LISTS, AVDataset, read_pairs
+from fastdmt_loaders.dataset.dataset import DEFAULT_LISTS, AVDataset
+from fastdmt_loaders.dataset.lists import Pair, read_whole, write_pairs
 from fastdmt_loaders.dataset.stored import container_of
 from fastdmt_loaders.decode.limits import MEND
 from fastdmt_loaders.decode.pictures import read_frame
@@ -37,6 +37,7 @@ KINDS = {
     "list": "a list without one usable id",
     "leak": "validation or test ids in a training list: a run drops them",
     "box": "broken boxes: clipped or dropped",
+    "vote": "boxes that make no pixel truth: not used as labels",
     "short": "sounds shorter than asked: repeated until they fill it",
 }
 FATAL = frozenset({"missing", "empty", "truncated", "undecodable", "annotation", "list"})
@@ -131,7 +132,9 @@ def check_root(
     report = Report(dataset.root)
     if lists is None:
         lists = {name: dataset.root / name for name in LISTS if (dataset.root / name).is_file()}
-    items = {name: read_pairs(path) for name, path in lists.items()}
+    whole = {name: read_whole(path) for name, path in lists.items()}
+    items = {name: found.pairs for name, found in whole.items()}
+    report.notes += [f"{lists[name]}: {note}" for name, found in whole.items() for note in found.notes]
     if not items:
         items = {"all.txt": [Pair(id, id, True) for id in dataset.ids]}
         report.notes.append(f"{dataset.root}: holds none of {', '.join(LISTS)}; all ids were checked")
@@ -199,6 +202,13 @@ def _check_boxes(dataset: AVDataset, ids: Iterable[str], bad: set[str], report: 
             continue
         if annotation is not None and annotation.broken:
             report.problems.append(Problem("box", id, f"{id}: {'; '.join(annotation.broken)}"))
+        if annotation is not None and not annotation.agrees:
+            why = (
+                f"{len(annotation.boxes)} box, two annotators must agree"
+                if len(annotation.boxes) == 1
+                else ("its boxes agree nowhere" if len(annotation.boxes) else "no box is left")
+            )
+            report.problems.append(Problem("vote", id, f"{id}: {why}"))
 
 
 def _write_lists(items: Mapping[str, list[Pair]], folder: Path, report: Report) -> None:
@@ -206,12 +216,7 @@ def _write_lists(items: Mapping[str, list[Pair]], folder: Path, report: Report) 
         folder.mkdir(parents=True, exist_ok=True)
         for name, pairs in items.items():
             path = folder / Path(name).name
-            if all(pair.sounding and pair.video == pair.audio for pair in pairs):
-                lines = [pair.video for pair in pairs]
-            else:
-                label = {True: "sounding", False: "non-sounding"}
-                lines = ["video,audio,label", *(f"{p.video},{p.audio},{label[p.sounding]}" for p in pairs)]
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_pairs(path, pairs)
             report.clean.append(path)
     except OSError as error:
         report.notes.append(f"{folder}: clean lists were not written ({error.strerror}); give another folder")

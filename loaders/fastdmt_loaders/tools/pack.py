@@ -11,10 +11,12 @@ import os
 import shutil
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from fastdmt_loaders.dataset.annotations import MIN_AGREE
 from fastdmt_loaders.dataset.dataset import BOXES, CATALOGUE, AVDataset
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import Progress, parallel_map
@@ -56,7 +58,8 @@ def pack(
     """Write shard-000000.tar and .idx, ... and `shards.json`; the lists of `root` are copied beside them.
 
     A record's json holds {"id", "boxes": [[x0, y0, x1, y1] in 0..1, ...] or null, "rule": "flickr"|"vggss" or null};
-    boxes.json holds those that have boxes, by id, so that opening the set reads no record.
+    boxes.json holds them by rule and id, so that opening the set reads no record; with "auto" those of every rule
+    that the folder has, so that the packed set serves whatever the folder serves.
     The same input gives the same bytes. `shards.json` is written last: without it the folder is not complete.
 
     Args:
@@ -92,15 +95,25 @@ def pack(
         for path in dataset.root.iterdir():
             if path.suffix in (".txt", ".csv"):
                 shutil.copyfile(path, out / path.name)
-        labels = {
-            record.id: record.label for _, records in jobs for record in records if record.label["boxes"] is not None
-        }
-        (out / BOXES).write_text(json.dumps(labels), encoding="utf-8")
+        (out / BOXES).write_text(json.dumps(_labels(dataset, ids, annotations)), encoding="utf-8")
         catalogue = [{"file": name, "ids": [record.id for record in records]} for name, records in jobs]
         (out / CATALOGUE).write_text(json.dumps(catalogue), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{error.filename or out}: {error.strerror}; mend that and pack again") from error
     return read_shards(out)
+
+
+def _labels(dataset: AVDataset, ids: Sequence[str], annotations: str | None) -> dict[str, dict[str, list]]:
+    """rule -> id -> boxes; the data set's own rule first."""
+    sets = {dataset.rule: dataset} if dataset.rule else {}
+    if annotations == "auto":
+        for rule in MIN_AGREE:
+            if rule not in sets:
+                with suppress(DataError):  # the folder has none of that kind
+                    sets[rule] = AVDataset(dataset.root, rule)
+    return {
+        rule: {id: one.annotation(id).boxes.tolist() for id in ids if id in one.annotated} for rule, one in sets.items()
+    }
 
 
 def read_shards(root: str | Path) -> Shards:

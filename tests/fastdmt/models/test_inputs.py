@@ -53,7 +53,7 @@ def test_localize_takes_files_images_arrays_and_tensors(model, clip):
         (np.full((4, 5, 3), 255.0), "divide by 255"),
         (np.full((4, 5, 3), np.nan), "0..1"),
         (np.zeros((4, 5, 3), np.int64), "int64"),
-        ("no/such.png", "no such picture"),
+        ("no/such.png", "no such file"),
     ],
 )
 def test_frames_that_cannot_be(frame, says):

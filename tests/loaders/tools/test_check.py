@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from fastdmt_loaders.dataset.dataset import read_list, read_pairs
+from fastdmt_loaders.dataset.lists import read_list, read_pairs
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools import check
 from fastdmt_loaders.tools.check import KINDS, check_root

@@ -11,7 +11,8 @@ import soundfile
 from PIL import Image
 
 from fastdmt_loaders.dataset.annotations import read_flickr_xml, read_vggss
-from fastdmt_loaders.dataset.dataset import AVDataset, read_list, read_pairs
+from fastdmt_loaders.dataset.dataset import AVDataset
+from fastdmt_loaders.dataset.lists import read_list, read_pairs
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools.demo import CLASSES, RATES, _write_clip, make_demo

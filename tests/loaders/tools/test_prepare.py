@@ -10,7 +10,8 @@ import soundfile
 from PIL import Image
 
 from fastdmt_loaders.dataset.annotations import read_vggss
-from fastdmt_loaders.dataset.dataset import AVDataset, read_list
+from fastdmt_loaders.dataset.dataset import AVDataset
+from fastdmt_loaders.dataset.lists import read_list
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools.demo import make_demo
 from fastdmt_loaders.tools.prepare import prepare
