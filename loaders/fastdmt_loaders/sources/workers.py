@@ -15,7 +15,7 @@ from fastdmt_loaders.dataset.dataset import Table
 from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.decode.sound import read_sound
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, MachineError
 
 Item = TypeVar("Item")
 SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
@@ -42,6 +42,8 @@ def read_rows(plan: Plan, step: int, read: Callable[[int], Item]) -> tuple[np.nd
             try:
                 items.append(read(int(index[row])))
                 break
+            except MachineError:
+                raise
             except DataError as error:
                 bad[int(index[row])] = str(error)
                 index[row] = plan.substitute(step, row, attempt)
@@ -103,10 +105,28 @@ class WorkerSource(Dataset):
         loader = DataLoader(
             self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
         )
-        for batch in loader:
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except (RuntimeError, OSError) as error:
+                raise _told(error) from error
             if isinstance(batch, DataError):
                 raise batch
             yield batch
 
     def close(self) -> None:
         """Nothing to free: workers end with their iterator."""
+
+
+def _told(error: Exception) -> Exception:
+    """What became of the worker processes, in one line; other errors as they are."""
+    text = str(error)
+    if "DataLoader worker" in text or "No space left" in text or "unable to write to file" in text:
+        return MachineError(
+            "a loader process was killed or had no room: give the machine more memory, /dev/shm more space (docker run "
+            "--shm-size 8g), or use fewer --workers; 0 needs neither"
+        )
+    if "Too many open files" in text or "ancdata" in text:
+        return MachineError("too many open files: raise the limit with `ulimit -n 65536`, or use fewer --workers")
+    return error
