@@ -26,8 +26,9 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 resume=""
 if [[ -f {run}/checkpoints/last ]]; then resume=--resume; fi
 
+# srun does not take --cpus-per-task from the job.
 # One launcher a node; it starts a process a GPU. USR1 makes every process save and leave with exit code 0.
-srun --kill-on-bad-exit fastdmt train {train} --run {run} $resume \\
+srun --cpus-per-task={cpus} --kill-on-bad-exit fastdmt train {train} --run {run} $resume \\
     --gpus {gpus} --nodes {nodes} --rdzv "$head:{port}"
 
 # Not finished: the signal came first. Go on in a new slot of time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -33,20 +34,45 @@ def precision(
     return partial(torch.autocast, device.type, dtype), LossScale(device) if kind == "fp16" else None, kind
 
 
-def compile_step(algorithm: DualMeanTeacherStep, kind: str, alone: bool) -> None:
+class Compiled:
+    """Code that runs compiled inside `with compiled:` and as it is elsewhere: validation brings shapes of its own."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def __enter__(self) -> None:
+        self.on = True
+
+    def __exit__(self, *error: object) -> None:
+        self.on = False
+
+    def wrap(self, function: Callable, **options: Any) -> Callable:
+        """The function, compiled where this is on."""
+        fast = torch.compile(function, **options)
+        return lambda *args: fast(*args) if self.on else function(*args)
+
+
+def compile_step(step: DualMeanTeacherStep, kind: str, alone: bool) -> Compiled:
     """Compile the teachers' region and the students' region, each as one graph.
 
-    With several processes the networks alone are compiled, each as one graph: collectives stay between them.
+    With several processes the encoders alone are compiled, each as one graph: collectives stay between them.
+
+    Returns:
+        The switch that a training step turns on.
     """
+    compiled = Compiled()
     if kind == "none":
-        return
+        return compiled
+    # Both stages' shapes of four networks that share their code; torch gives up at 8.
+    torch._dynamo.config.recompile_limit = 32
     options = {"dynamic": False, "fullgraph": True, "backend": "aot_eager" if kind == "aot_eager" else "inductor"}
     if kind == "graphs":
         options["mode"] = "reduce-overhead"
     if alone:
         for name in ("pseudo_labels", "learn", "warmup"):
-            setattr(algorithm, name, torch.compile(getattr(algorithm, name), **options))
+            setattr(step, name, compiled.wrap(getattr(step, name), **options))
     else:
-        for localizer in (*algorithm.students, *algorithm.teachers):
-            localizer.visual.compile(**options)
-            localizer.audio.compile(**options)
+        for localizer in (*step.students, *step.teachers):
+            for encoder in (localizer.visual, localizer.audio):
+                encoder.forward = compiled.wrap(encoder.forward, **options)
+    return compiled

@@ -113,7 +113,7 @@ class Trainer:
             negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
         )
         self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
-        compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
+        self.compiled = compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
         self.clock = Clock(self.device)
         self.queue = AcceptedQueue(cfg.scale.pack_accepted) if cfg.scale.pack_accepted else None
         self.bad = BadSteps(cfg, self.world)
@@ -251,7 +251,7 @@ class Trainer:
             self.parallel.synchronise_gradients(part == parts - 1)
             found.append({})
             for forward in self.stage.forwards(draw, log):
-                with self.autocast():
+                with self.autocast(), self.compiled:
                     loss, values = forward()
                 self.backward(loss)
                 self.clock.lap("students")
