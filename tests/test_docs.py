@@ -161,7 +161,7 @@ def test_quickstart_runs_from_an_empty_folder(tmp_path, monkeypatch):
     run_page("quickstart", monkeypatch, tmp_path)
     for path in ("runs/demo/eval/report.html", "runs/compare/compare.html", "released/demo/README.md"):
         assert (tmp_path / path).is_file()
-    assert {"photo-overlay.jpg", "clip-live.html"} <= set(os.listdir(tmp_path / "predictions"))
+    assert {"photo-overlay.jpg", "clip-player.html"} <= set(os.listdir(tmp_path / "predictions"))
 
 
 @pytest.mark.slow

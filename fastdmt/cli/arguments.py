@@ -15,7 +15,7 @@ from fastdmt.names import MapName, PublishedName, SuiteName
 from fastdmt.presets import preset
 
 Positional = tyro.conf.Positional
-RENAMED = {"--method": "--algorithm", "--methods": "--algorithms"}  # former name -> name
+RENAMED = {"--method": "--algorithm", "--methods": "--algorithms", "--live": "--player"}  # former name -> name
 
 
 def current(words: Sequence[str]) -> list[str]:
@@ -78,8 +78,8 @@ class Predict:
     """Whose map."""
     fps: float = 2.0
     """Maps a second of video."""
-    live: bool = False
-    """Also write a self-contained page: the video with its map, opacity and threshold sliders."""
+    player: bool = False
+    """Also write a player: a self-contained page, the video under its map with opacity and threshold sliders."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
 

@@ -150,7 +150,9 @@ def predict_files(args: arguments.Predict) -> int:
     """`fastdmt predict`."""
     model = load(args.run, device=args.device)
     with bar(CONSOLE, "localizing") as tick:
-        written = predict(model, args.inputs, args.out, source=args.map, fps=args.fps, live=args.live, progress=tick)
+        written = predict(
+            model, args.inputs, args.out, source=args.map, fps=args.fps, player=args.player, progress=tick
+        )
     for path in written:
         CONSOLE.print(str(path), soft_wrap=True)
     return 0
@@ -165,7 +167,7 @@ def demo(cfg: TrainConfig) -> int:
     save_evaluation(model, evaluation(model), out)
     videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
     with bar(CONSOLE, "localizing in a video") as tick:
-        written = predict(model, videos, cfg.run / "predictions", live=True, progress=tick) if videos else []
+        written = predict(model, videos, cfg.run / "predictions", player=True, progress=tick) if videos else []
     CONSOLE.print("\nEverything lies in:", highlight=False)
     places = {
         cfg.data.root: "the demo's files, in the field's layout",

@@ -88,9 +88,7 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise FastDMTError(f"unknown command {name!r}: {hint}choose one of {', '.join(COMMANDS)}")
     kind, target, _ = COMMANDS[name]
-    rest = as_paths(args[words:])
-    if kind in (TrainConfig, arguments.Compare):
-        rest = arguments.current(rest)
+    rest = arguments.current(as_paths(args[words:]))
     if kind is arguments.Compare:  # train's own --labels is one number
         i = next((i for i, word in enumerate(rest[:-1]) if word == "--labels" and "," in rest[i + 1]), None)
         rest = rest if i is None else [*rest[:i], "--label-budgets", *rest[i + 1 :]]

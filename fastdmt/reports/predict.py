@@ -16,7 +16,7 @@ from fastdmt.evaluation.evaluate import view_of
 from fastdmt.evaluation.metrics import largest_box
 from fastdmt.files import write_json
 from fastdmt.models.inputs import read_picture
-from fastdmt.reports.live import write_page
+from fastdmt.reports.player import write_page
 from fastdmt_loaders import FRONT_ENDS, AVDataset, read_sound
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.dataset.dataset import PICTURE_SUFFIXES, SOUND_SUFFIXES
@@ -63,13 +63,13 @@ def predict(
     *,
     source: str = "teachers",
     fps: float = 2.0,
-    live: bool = False,
+    player: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Localize in files and write what was found.
 
     A frame with its sound gives `<name>-overlay.jpg`, `<name>-map.png` (P of 255) and `<name>.json`; a video gives
-    `<name>-overlay.mp4` with its sound, `<name>-strip.png`, `<name>.json` and, on demand, the page `<name>-live.html`.
+    `<name>-overlay.mp4` with its sound, `<name>-strip.png`, `<name>.json` and, on demand, `<name>-player.html`.
 
     Args:
         model: as for `fastdmt.evaluation.evaluate.evaluate`.
@@ -77,7 +77,7 @@ def predict(
         out: folder, made when absent.
         source: whose map.
         fps: maps a second of a video.
-        live: write the page.
+        player: write the page.
         progress: called with (inputs done, inputs in all).
 
     Returns:
@@ -101,7 +101,7 @@ def predict(
         if len(job) == 2:
             written += _predict_pair(model, *job, out / name, source)
         else:
-            written += _predict_video(model, job[0], out / name, source, fps, live)
+            written += _predict_video(model, job[0], out / name, source, fps, player)
         if progress is not None:
             progress(done + 1, len(jobs))
     return written
@@ -219,7 +219,7 @@ def _paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
 # -- a video -----------------------------------------------------------------------------------------------------------
 
 
-def _predict_video(model, path: Path, out: Path, source: str, fps: float, live: bool) -> list[Path]:
+def _predict_video(model, path: Path, out: Path, source: str, fps: float, player: bool) -> list[Path]:
     info = video.probe(path)
     track, thumbnails = _track(model, path, source, fps)
     overlay = video.rewrite(path, out.with_name(f"{out.name}-overlay"), lambda frame, t: _paint(frame, track.at(t)))
@@ -232,8 +232,8 @@ def _predict_video(model, path: Path, out: Path, source: str, fps: float, live: 
     content |= {"seconds": per_second(track, info), "samples": per_sample(track)}
     write_json(text, content)
     written = [overlay, strip, text]
-    if live:
-        page = out.with_name(f"{out.name}-live.html")
+    if player:
+        page = out.with_name(f"{out.name}-player.html")
         write_page(path, track, page)
         written.append(page)
     return written

@@ -89,3 +89,10 @@ def test_files_whose_names_begin_with_a_dash(tmp_path, monkeypatch):
     for words in (["-HJaALbNOdO_000238.mp4"], ["--", "-HJaALbNOdO_000238.mp4"]):
         _, config = parse(["predict", "run", *words])
         assert [os.fspath(path) for path in config.inputs] == ["-HJaALbNOdO_000238.mp4"]
+
+
+def test_a_former_option_goes_on_with_a_notice(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    _, config = parse(["predict", str(tmp_path / "run"), "clip.mp4", "--live"])
+    assert config.player
+    assert capsys.readouterr().err == "note: --live is called --player now\n"

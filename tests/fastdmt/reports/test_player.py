@@ -22,9 +22,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("live")
+    folder = tmp_path_factory.mktemp("player")
     clip = write_video(folder / "a & <b>.webm", codecs=("libvpx", "libopus"))
-    return predict(ToneModel(), [clip], folder / "out", source="A", fps=4, live=True)[-1]
+    return predict(ToneModel(), [clip], folder / "out", source="A", fps=4, player=True)[-1]
 
 
 def test_page_needs_nothing_else(page):
@@ -41,7 +41,7 @@ def test_page_needs_nothing_else(page):
 
 def test_video_of_a_form_that_browsers_do_not_play_is_converted(tmp_path):
     clip = write_video(tmp_path / "old.avi", places=(3,), each=2, codecs=("mjpeg", "pcm_s16le"))
-    written = predict(ToneModel(), [clip], tmp_path / "out", live=True)
+    written = predict(ToneModel(), [clip], tmp_path / "out", player=True)
     assert re.search(r'src="data:video/(mp4|webm);base64', written[-1].read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""A page for one video: its map drawn over it while it plays, with sliders. One file, no network, no library."""
+"""A player of one finished video: its map drawn over it while it plays, with sliders. One file, no network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_page(source: Path, track, target: Path) -> None:
         "colours": base64.b64encode(draw.HEAT_TABLE.astype(np.uint8).tobytes()).decode(),
     }
     kind = "video/webm" if suffix == ".webm" else "video/mp4"
-    page = Template(resources.files("fastdmt.reports").joinpath("templates/live.html").read_text(encoding="utf-8"))
+    page = Template(resources.files("fastdmt.reports").joinpath("templates/player.html").read_text(encoding="utf-8"))
     text = page.substitute(
         title=html.escape(source.name),
         width=info.width,
