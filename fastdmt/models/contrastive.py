@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastdmt_kernels.reference import full_precision
+
 # Stands for "not there" in a softmax: exp of it is exactly 0 beside any cosine over any temperature, and unlike
 # -inf it leaves a row in which nothing is there with finite values and gradients.
 ABSENT = -1e9
@@ -49,10 +51,10 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + eps * eps)
 
 
+@full_precision  # a cosine over a temperature of 0.03 needs its digits
 def all_cosines(v: Tensor, a: Tensor) -> Tensor:
     """Cosines of every cell of v [N, D, h, w] with every sound of a [M, D]: [N, M, h*w], float32 or better."""
-    with torch.autocast(v.device.type, enabled=False):  # a cosine over a temperature of 0.03 needs its digits
-        return torch.einsum("ndp,md->nmp", unit(v.flatten(2)), unit(a))
+    return torch.einsum("ndp,md->nmp", unit(v.flatten(2)), unit(a))
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ def logmel(pcm: Tensor) -> Tensor:
         [N, P, 1, 96, 64] fp32, P = max(1, T // 15360): 3 for 3 s. The last window of a patch may reach 15 ms past T;
         zeros stand there.
     """
-    with torch.autocast(pcm.device.type, enabled=False):
+    with _float32(pcm.device):
         pcm = pcm.float()
         patches = max(1, pcm.shape[1] // (96 * 160))
         length = (96 * patches - 1) * 160 + 400
@@ -44,12 +45,18 @@ def spectrogram(pcm: Tensor) -> Tensor:
     Returns:
         [N, 1, 257, (T - 274) // 238] fp32: 257 x 200 for 3 s.
     """
-    with torch.autocast(pcm.device.type, enabled=False):
+    with _float32(pcm.device):
         window, density = _tukey_tables(pcm.device)
         segments = pcm.float().unfold(1, 512, 238)
         segments = (segments - segments.mean(dim=2, keepdim=True)) * window
         spectrum = _power(torch.fft.rfft(segments))
         return (torch.log(spectrum * density + 1e-7) / 12).transpose(1, 2).unsqueeze(1)
+
+
+def _float32(device: torch.device) -> AbstractContextManager:
+    """No autocast, on devices that have one (meta has none)."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _power(spectrum: Tensor) -> Tensor:
