@@ -25,10 +25,12 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from fastdmt.distributed.processes import World
 from fastdmt.errors import FastDMTError
+from fastdmt.runs.index import Reader, read_index
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
@@ -84,7 +86,7 @@ class Saver:
             dcp.save(tensors, checkpoint_id=partial, process_group=self.group, no_dist=self.group is None)
             if self.world.first:
                 publish(folder, partial, final, self.keep)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:
             if self.world.first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise _full(final, error, last_step(self.run)) from None
@@ -128,26 +130,21 @@ def load_into(folder: Path, tensors: dict[str, Tensor], world: World | None = No
     """
     group = world.control if world is not None and world.size > 1 else None
     try:
-        dcp.load(tensors, checkpoint_id=folder, process_group=group, no_dist=group is None)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        dcp.load(tensors, storage_reader=Reader(folder), process_group=group, no_dist=group is None)
+    except (Exception, CheckpointException) as error:
         raise FastDMTError(
-            f"{folder} is damaged or holds another model ({reason}); use the run's own config.json, or remove "
+            f"{folder} is damaged or holds another model ({_reason(error)}); use the run's own config.json, or remove "
             f"{folder} and name an older one in {folder.parent / 'last'}"
         ) from None
 
 
 def load_tensors(folder: Path, prefixes: tuple[str, ...] = ("students.", "teachers.")) -> dict[str, Tensor]:
     """Whole tensors of a checkpoint whose names begin so, on the host, in one process."""
-    try:
-        known = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-        tensors = {
-            name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in known.items()
-            if name.startswith(prefixes)
-        }
-    except Exception as error:
-        raise FastDMTError(f"{folder} cannot be read ({error}); train again or give another run") from None
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in read_index(folder).state_dict_metadata.items()
+        if name.startswith(prefixes)
+    }
     load_into(folder, tensors)
     return tensors
 
@@ -181,12 +178,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise FastDMTError(f"{path} cannot be read ({error}); train again or give another run") from None
 
 
-def _full(path: Path, error: Exception, last: int | None) -> FastDMTError:
-    text = " ".join([str(error), *map(str, getattr(error, "failures", {}).values())])  # DCP: one failure a rank
+def _reason(error: BaseException) -> str:
+    """In one line; of several processes' failures the first."""
+    if isinstance(error, CheckpointException):
+        error = next((failure for failure, _ in error.failures.values()), error)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _full(path: Path, error: BaseException, last: int | None) -> FastDMTError:
+    text = _reason(error)
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
         sign in text for sign in ("No space left", "enforce fail", "file write failed", "unexpected pos")
     )
-    reason = "the disk is full" if full else (text.strip().splitlines() or [type(error).__name__])[0]
+    reason = "the disk is full" if full else text
     kept = "" if last is None else f"; the checkpoint of step {last} is whole"
     return FastDMTError(f"cannot write {path}: {reason}{kept}; make room, then go on with --resume")
 

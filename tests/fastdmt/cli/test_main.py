@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_line import refused
 from safetensors.torch import load_file
 from tones import PLACES, name, write_data
 
@@ -48,15 +49,6 @@ def call(*args) -> None:
     assert main([str(a) for a in args]) == 0
 
 
-def refuse(capsys, *args) -> str:
-    """Exit code 2 and one line that says why."""
-    capsys.readouterr()
-    assert main([str(a) for a in args]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
-
-
 # ------------------------------------------------------------------ eval
 
 
@@ -72,7 +64,7 @@ def test_a_run_knows_which_weights_it_began_with_even_after_resuming(run, data, 
     (run / "origins.json").write_text(json.dumps(lines))
 
 
-def test_eval_reports_the_run_and_its_list(run, tmp_path, capsys):
+def test_eval_reports_the_run_and_its_list(run, tmp_path):
     call("eval", run, "--out", tmp_path / "all")
     page = (tmp_path / "all" / "report.html").read_text()
     for text in ("Run tiny", "dmt, localizer dmt, preset demo, seed 0", "random initialisation", "10 with boxes"):
@@ -106,13 +98,13 @@ def test_suite_on_the_command_line_has_published_rows_leaks_and_its_own_folder(r
     assert "Published figures" in page and "2 items were in the training lists" in page
 
 
-def test_suite_refusals(run, data, tmp_path, capsys):
-    assert "--suite" in refuse(capsys, "eval", run, "--lists", tmp_path)
-    assert "--list" in refuse(capsys, "eval", run, "--suite", "flickr", "--list", "test.csv")
-    assert "flickr_test.csv" in refuse(capsys, "eval", run, "--suite", "flickr", "--lists", tmp_path)
+def test_suite_refusals(run, data, tmp_path):
+    assert "--suite" in refused("eval", run, "--lists", tmp_path)
+    assert "--list" in refused("eval", run, "--suite", "flickr", "--list", "test.csv")
+    assert "flickr_test.csv" in refused("eval", run, "--suite", "flickr", "--lists", tmp_path)
     root = write_data(tmp_path / "tones")
-    assert "Annotations" in refuse(capsys, "eval", run, "--data", root, "--suite", "flickr", "--lists", tmp_path)
-    assert "--list FILE or --suite" in refuse(capsys, "eval", without_lists(run, tmp_path), "--data", root)
+    assert "Annotations" in refused("eval", run, "--data", root, "--suite", "flickr", "--lists", tmp_path)
+    assert "--list FILE or --suite" in refused("eval", without_lists(run, tmp_path), "--data", root)
 
 
 def without_lists(run: Path, tmp_path: Path) -> Path:
@@ -140,7 +132,7 @@ def test_tables_are_whole_in_a_pipe(run, data):
 # ------------------------------------------------------------------ export, import
 
 
-def test_export_is_the_teachers_and_nothing_of_this_machine(run, data, tmp_path, capsys):
+def test_export_is_the_teachers_and_nothing_of_this_machine(run, data, tmp_path):
     out = tmp_path / "hub"
     call("eval", run)
     call("export", run, out, "--hub-layout")
@@ -160,13 +152,13 @@ def test_export_is_the_teachers_and_nothing_of_this_machine(run, data, tmp_path,
     row = summary["adaptive"]
     assert f"| adaptive | {100 * row['ciou']:.1f} / {100 * row['auc']:.1f} | 100.0 / 100.0 |" in card
     assert card.startswith("---\nlibrary_name: fastdmt\n") and "random initialisation" in card
-    assert "already holds a run" in refuse(capsys, "export", run, out)
-    assert "fastdmt eval" in refuse(capsys, "export", out, tmp_path / "again", "--hub-layout")
+    assert "already holds a run" in refused("export", run, out)
+    assert "fastdmt eval" in refused("export", out, tmp_path / "again", "--hub-layout")
     call("eval", out, "--data", data, "--out", tmp_path / "eval")
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["summary"] == summary
 
 
-def test_imported_checkpoint_evaluates_and_predicts(tmp_path, capsys):
+def test_imported_checkpoint_evaluates_and_predicts(tmp_path):
     torch.manual_seed(0)
     theirs = build_localizer("ezvsl", "resnet18", "spectrogram", dim=32, output_stride=32)
     names = {"visual.": "imgnet.", "visual_head.": "img_proj.", "audio.": "audnet.", "audio_head.": "aud_proj."}
@@ -192,8 +184,8 @@ def test_imported_checkpoint_evaluates_and_predicts(tmp_path, capsys):
     frame, sound = root / "frames" / f"{name(0)}.jpg", root / "audio" / f"{name(0)}.wav"
     call("predict", out, frame, sound, "--out", tmp_path / "maps")
     assert list((tmp_path / "maps").glob("*-map.png"))
-    assert "already holds a run" in refuse(capsys, "import", "ezvsl", tmp_path / "best.pth", out)
-    assert "does not fit a checkpoint of lvs" in refuse(capsys, "import", "lvs", tmp_path / "best.pth", tmp_path / "x")
+    assert "already holds a run" in refused("import", "ezvsl", tmp_path / "best.pth", out)
+    assert "does not fit a checkpoint of lvs" in refused("import", "lvs", tmp_path / "best.pth", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

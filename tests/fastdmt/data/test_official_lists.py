@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from empty_files import touch
+from one_line import refused
 
 from fastdmt.cli.main import main
 from fastdmt.data import official_lists as module
@@ -111,13 +112,11 @@ def test_lists_that_are_there_are_kept_and_decide(flickr, metadata):
     assert len(forced.split.validation) == 500 and read_list(flickr / "val.txt") != chosen
 
 
-def test_bad_input(flickr, metadata, tmp_path, capsys):
+def test_bad_input(flickr, metadata, tmp_path):
     def refuse(*args) -> str:
-        assert main(["data", "index", *map(str, args)]) == 2
-        return capsys.readouterr().err
+        return refused("data", "index", *args)
 
-    line = refuse(flickr, "--dataset", "flickr", "--lists", tmp_path)
-    assert "flickr_sup_train.txt" in line and line.startswith("error: ")
+    assert "flickr_sup_train.txt" in refuse(flickr, "--dataset", "flickr", "--lists", tmp_path)
     assert "no such folder" in refuse(tmp_path / "absent", "--dataset", "vggss", "--lists", metadata)
     assert "ask for fewer" in refuse(flickr, "--dataset", "flickr", "--lists", metadata, "--labelled", 4750)
     shutil.rmtree(flickr / "Annotations")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_line import refused
 from tiny_runs import QUIET, final, tiny, train
 
 from fastdmt import load
-from fastdmt.cli.main import main
 from fastdmt.config import to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.runs import checkpoint
@@ -144,16 +144,6 @@ def test_nan_loss_stops_and_names_the_step(files, tmp_path):
 # ------------------------------------------------------------------ bad input through the command line
 
 
-def refuse(capsys, *args) -> str:
-    """Runs the command; expects exit code 2 and exactly one line of error."""
-    code = main([str(a) for a in args])
-    captured = capsys.readouterr()
-    assert code == 2, captured.out + captured.err
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
-    return lines[0]
-
-
 def run_args(data, tmp_path, *more):
     return ["train", "--data", data, "--run", tmp_path / "run", *TINY, *more]
 
@@ -162,42 +152,42 @@ def first_training_id(data) -> str:
     return (data / "labelled.txt").read_text().split()[0]
 
 
-def test_no_such_folder_empty_list_and_unknown_names(data, tmp_path, capsys):
-    line = refuse(capsys, *run_args(tmp_path / "absent", tmp_path, "--preset", "vggsound-10k"))
+def test_no_such_folder_empty_list_and_unknown_names(data, tmp_path):
+    line = refused(*run_args(tmp_path / "absent", tmp_path, "--preset", "vggsound-10k"))
     assert str(tmp_path / "absent") in line
     (data / "train.txt").write_text("")
-    assert "train.txt" in refuse(capsys, *run_args(data, tmp_path))
-    assert "demo" in refuse(capsys, *run_args(data, tmp_path, "--preset", "nope"))
-    assert "nope" in refuse(capsys, "nope")
-    assert "--delta" in refuse(capsys, *run_args(data, tmp_path, "--delta", "1.5"))
-    assert "config.json" in refuse(capsys, "eval", tmp_path)
+    assert "train.txt" in refused(*run_args(data, tmp_path))
+    assert "demo" in refused(*run_args(data, tmp_path, "--preset", "nope"))
+    assert "nope" in refused("nope")
+    assert "--delta" in refused(*run_args(data, tmp_path, "--delta", "1.5"))
+    assert "config.json" in refused("eval", tmp_path)
 
 
-def test_id_without_a_sound(data, tmp_path, capsys):
+def test_id_without_a_sound(data, tmp_path):
     clip = first_training_id(data)
     for path in (data / "audio").glob(f"{clip}.*"):
         path.unlink()
     with open(data / "train.txt", "a") as file:
         file.write("never_seen_000001\n")
-    line = refuse(capsys, *run_args(data, tmp_path))
+    line = refused(*run_args(data, tmp_path))
     assert "never_seen_000001" in line or clip in line
 
 
-def test_broken_media_name_the_file(data, tmp_path, capsys):
+def test_broken_media_name_the_file(data, tmp_path):
     clip = first_training_id(data)
     frame = data / "frames" / f"{clip}.jpg"
     frame.write_bytes(frame.read_bytes()[:200])
-    assert frame.name in refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0"))
+    assert frame.name in refused(*run_args(data, tmp_path, "--max-bad-files", "0"))
     frame.write_text("not a picture")
-    line = refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0", "--run", tmp_path / "run2"))
+    line = refused(*run_args(data, tmp_path, "--max-bad-files", "0", "--run", tmp_path / "run2"))
     assert frame.name in line
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
-def test_empty_sound_file(data, tmp_path, capsys):
+def test_empty_sound_file(data, tmp_path):
     sound = next((data / "audio").glob(f"{first_training_id(data)}.*"))
     sound.write_bytes(b"")
-    assert sound.name in refuse(capsys, *run_args(data, tmp_path, "--max-bad-files", "0"))
+    assert sound.name in refused(*run_args(data, tmp_path, "--max-bad-files", "0"))
 
 
 # ------------------------------------------------------------------ loaders
