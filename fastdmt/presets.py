@@ -100,6 +100,30 @@ PRESETS = {
 }
 
 
+def makes_demo(cfg: TrainConfig) -> bool:
+    """Whether a missing data folder is filled with the demo's files: a new run of the demo's preset, in its own place.
+
+    Any other folder was named by a person, or by a run that was trained on what lay there: it is never invented.
+    """
+    return cfg.preset == "demo" and not cfg.resume and cfg.data.root.absolute() == DataConfig().root.absolute()
+
+
+def require_data(cfg: TrainConfig, made: bool = False) -> None:
+    """The data folder is there.
+
+    Args:
+        made: it is also good where `makes_demo` says that it will be made.
+
+    Raises:
+        FastDMTError: it is not.
+    """
+    root = cfg.data.root
+    require(
+        root.is_dir() or (made and not root.exists() and makes_demo(cfg)),
+        f"{root}: no such folder; give --data FOLDER, the one that holds frames/ and audio/",
+    )
+
+
 def preset(name: str) -> TrainConfig:
     """The complete configuration of a preset.
 

@@ -20,6 +20,7 @@ from fastdmt.evaluation.suites import SuiteResult, run_suite
 from fastdmt.evaluation.test_time import with_options
 from fastdmt.models.pair import Model, load
 from fastdmt.names import SUITES
+from fastdmt.presets import require_data
 from fastdmt.reports.predict import predict
 from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
@@ -84,6 +85,7 @@ def evaluate_run(args: arguments.Eval) -> int:
         save_evaluation(model, evaluation(model, args.data, args.list, **common), out, args.weights)
         return 0
     cfg = relocate(model.cfg, args.data)
+    require_data(cfg)
     dataset = AVDataset(cfg.data.root, SUITES[args.suite].rule)
     with bar(CONSOLE, "evaluating") as tick:
         suite = run_suite(
@@ -112,7 +114,7 @@ def evaluation(
 ) -> Result:
     """Evaluate on a list of the data folder; the run's test list by default."""
     cfg = relocate(model.cfg, root)
-    dataset = open_files(cfg, CONSOLE)
+    dataset = open_files(cfg)
     pairs = test_pairs(dataset, cfg, list_name)
     with bar(CONSOLE, "evaluating") as tick:
         return evaluate(

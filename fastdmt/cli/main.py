@@ -18,7 +18,7 @@ from fastdmt.cli.helping import completion, short_help
 from fastdmt.cli.helping import fields as option_fields
 from fastdmt.config import TrainConfig, load_config
 from fastdmt.errors import FastDMTError
-from fastdmt.presets import preset
+from fastdmt.presets import preset, require_data
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
@@ -148,7 +148,11 @@ def _check_paths(config: object) -> None:
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
     if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Export)):
-        load_config(config.run)
+        saved = load_config(config.run)
+        if isinstance(config, arguments.Eval) and config.data is None:
+            require_data(saved)
+    if isinstance(config, (TrainConfig, arguments.Compare)):
+        require_data(config if isinstance(config, TrainConfig) else config.train, made=True)
     for path in config.inputs if isinstance(config, arguments.Predict) else ():
         if not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")

@@ -15,6 +15,7 @@ from fastdmt.console import bar
 from fastdmt.distributed.processes import World
 from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS
+from fastdmt.presets import makes_demo, require_data
 from fastdmt_loaders import (
     AVDataset,
     EvalBatch,
@@ -28,7 +29,9 @@ from fastdmt_loaders import (
     read_list,
     read_pairs,
 )  # fmt: skip
+from fastdmt_loaders.dataset.dataset import ROLES
 from fastdmt_loaders.dataset.lists import write_list
+from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.loader import Loader
 from fastdmt_loaders.parallel import cores
 from fastdmt_loaders.tools.demo import make_demo
@@ -108,32 +111,64 @@ class Data:
         return batches
 
     def write_splits(self, run: Path) -> None:
-        """Beside the run, because the published splits are unknown and cannot be reconstructed."""
-        self.split.save(run / "split.json")
+        """Beside the run, because the published splits are unknown and cannot be reconstructed; never written over.
+
+        Raises:
+            FastDMTError: they cannot be written.
+        """
         folder = run / "lists"
-        folder.mkdir(exist_ok=True)
-        for name in ("train_labelled", "train_unlabelled", "validation", "test"):
-            ids = getattr(self.split, name)
-            write_list(folder / f"{name}.txt", ids)
+        if self.cfg.resume and kept_split(run) == self.split:
+            return
+        try:
+            folder.mkdir(exist_ok=True)
+            for role in ROLES:
+                write_list(folder / f"{role}.txt", getattr(self.split, role))
+            self.split.save(run / "split.json")
+        except OSError as error:
+            raise FastDMTError(f"cannot write {folder}: {error.strerror}; make room or mend access") from None
 
 
-def open_files(cfg: TrainConfig, console: Console) -> AVDataset:
-    """The data folder; the demo's is made when the preset is `demo` and it does not exist. Raises DataError."""
-    root = cfg.data.root
-    if cfg.preset == "demo" and not root.exists():
-        with bar(console, f"making the demo's files in {root}") as tick:
-            make_demo(root, progress=tick)
-    return AVDataset(root, cfg.data.annotations)
+def open_files(cfg: TrainConfig) -> AVDataset:
+    """The data folder. Raises FastDMTError, DataError."""
+    require_data(cfg)
+    return AVDataset(cfg.data.root, cfg.data.annotations)
 
 
 def open_data(cfg: TrainConfig, console: Console) -> Data:
-    """Open `cfg.data.root` and give every id its role.
+    """Open `cfg.data.root`, made first where it is a new demo's, and give every id its role.
+
+    A run that goes on keeps the roles that it began with, whatever the lists say now.
 
     Raises:
         DataError, FastDMTError: no folder, an empty list, an id without a file, no labels.
     """
     root = cfg.data.root
-    dataset = open_files(cfg, console)
+    if makes_demo(cfg) and not root.exists():
+        with bar(console, f"making the demo's files in {root}") as tick:
+            make_demo(root, progress=tick)
+    dataset = open_files(cfg)
+    kept = kept_split(cfg.run) if cfg.resume else None
+    if kept is None:
+        split, notes = _drawn(cfg, dataset), []
+    else:
+        _require_items(cfg, dataset, kept)
+        split, notes = kept, _news(cfg, dataset, kept)
+    if ALGORITHMS[cfg.algorithm].uses_boxes:
+        require(split.train_labelled, f"{root}: no labelled clip is left; check {cfg.data.labelled_list} and its boxes")
+    if cfg.batch_unlabelled:
+        require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {cfg.data.train_list}")
+    summary = [
+        f"{root}: {len(split.train_labelled):,} labelled, {len(split.train_unlabelled):,} unlabelled, "
+        f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",
+        *split.warnings,
+        *notes,
+    ]
+    return Data(dataset, split, cfg, summary)
+
+
+def _drawn(cfg: TrainConfig, dataset: AVDataset) -> Split:
+    """Roles by the data folder's lists and the seed."""
+    root = cfg.data.root
     names = {
         "train": cfg.data.train_list,
         "labelled": cfg.data.labelled_list,
@@ -144,17 +179,54 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
     for role, name in names.items():
         default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
         require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
-    split = make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
-    if ALGORITHMS[cfg.algorithm].uses_boxes:
-        require(split.train_labelled, f"{root}: no labelled clip is left; check {names['labelled']} and its boxes")
-    if cfg.batch_unlabelled:
-        require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {names['train']}")
-    summary = [
-        f"{root}: {len(split.train_labelled):,} labelled, {len(split.train_unlabelled):,} unlabelled, "
-        f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",
-        *split.warnings,
+    return make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
+
+
+def kept_split(run: Path) -> Split | None:
+    """The roles that a run began with, from split.json or else from its lists; None where it kept none.
+
+    Raises:
+        DataError: split.json, or a list, is damaged.
+    """
+    path = run / "split.json"
+    if path.is_file():
+        return Split.load(path)
+    lists = [run / "lists" / f"{role}.txt" for role in ROLES]
+    return Split(*map(_listed, lists)) if all(path.is_file() for path in lists) else None
+
+
+def _listed(path: Path) -> list[str]:
+    # A list may be empty: a run without labels has no labelled clips.
+    return read_list(path) if path.is_file() and path.stat().st_size else []
+
+
+def _require_items(cfg: TrainConfig, dataset: AVDataset, split: Split) -> None:
+    """Everything that a run was trained on is still there. Raises FastDMTError: by name."""
+    there = dataset.frames.keys() & dataset.sounds.keys()
+    for what, ids in (
+        ("no frame or no sound", [i for role in ROLES[:3] for i in getattr(split, role) if i not in there]),
+        ("no boxes to learn from", [i for i in split.train_labelled if not dataset.teaches(i)]),
+    ):
+        more = f", nor have {len(ids) - 1:,} more" if len(ids) > 1 else ""
+        require(
+            not ids,
+            f"{dataset.root}: {ids[0] if ids else ''}, which the run began with, has {what} any more{more}; "
+            f"put the files back, or begin another run with another --run than {cfg.run}",
+        )
+
+
+def _news(cfg: TrainConfig, dataset: AVDataset, split: Split) -> list[str]:
+    """A line where a new run would have other roles: lists or files changed since."""
+    try:
+        now = _drawn(cfg, dataset)
+    except (DataError, FastDMTError):
+        now = None
+    if now is not None and all(getattr(now, role) == getattr(split, role) for role in ROLES):
+        return []
+    return [
+        f"lists or files in {dataset.root} have changed since: this run keeps the lists that it began with, "
+        f"{cfg.run / 'lists'}; begin another run to use the new ones"
     ]
-    return Data(dataset, split, cfg, summary)
 
 
 def test_pairs(dataset: AVDataset, cfg: TrainConfig, name: str | None = None) -> list[Pair]:
@@ -176,9 +248,7 @@ def test_pairs(dataset: AVDataset, cfg: TrainConfig, name: str | None = None) ->
 
 def trained_ids(run: Path) -> list[str]:
     """Every id that a run was trained on; none for a run that was not trained here."""
-    lists = (run / "lists" / f"{name}.txt" for name in ("train_labelled", "train_unlabelled"))
-    # A list may be empty: a run without labels has no labelled clips.
-    return [i for path in lists if path.is_file() and path.stat().st_size for i in read_list(path)]
+    return [i for role in ROLES[:2] for i in _listed(run / "lists" / f"{role}.txt")]
 
 
 def relocate(cfg: TrainConfig, root: Path | None) -> TrainConfig:

@@ -21,7 +21,7 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
         first: this process writes.
 
     Returns:
-        The configuration; with `resume` set where a launcher started the group again.
+        The configuration, its folders absolute; with `resume` set where a launcher started the group again.
 
     Raises:
         FastDMTError: a run is there and `resume` is not set, or the reverse; other settings; not writable.
@@ -40,6 +40,7 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
             f"{path} says otherwise: {'; '.join(changed)}; resume with the same settings, or give another --run",
         )
         return cfg
+    cfg = absolute(cfg)
     if not first:
         return cfg
     require(
@@ -52,6 +53,12 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
     except OSError as error:
         raise FastDMTError(f"cannot write {path}: {error.strerror}; give another --run") from None
     return cfg
+
+
+def absolute(cfg: TrainConfig) -> TrainConfig:
+    """With folders that mean the same from everywhere: a run is evaluated and resumed from other places."""
+    warm_from = None if cfg.warm_from is None else cfg.warm_from.absolute()
+    return replace(cfg, warm_from=warm_from, data=replace(cfg.data, root=cfg.data.root.absolute()))
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

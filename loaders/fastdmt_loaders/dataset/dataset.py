@@ -203,6 +203,9 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     return {stem: name for stem, (_, name) in found.items()}
 
 
+ROLES = ("train_labelled", "train_unlabelled", "validation", "test")
+
+
 @dataclass
 class Split:
     """Disjoint lists of ids; written beside every run, because published splits cannot be reconstructed."""
@@ -222,19 +225,22 @@ class Split:
         return [f"dropped {count:,} {what}" for what, count in self.dropped.items() if count] + self.notes
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Whole or not at all. Raises OSError."""
+        part = Path(f"{path}.part")
+        part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        part.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
-        try:
-            split = cls(**read_json(path, "split file"))
-        except TypeError as error:
-            raise DataError(f"{path}: is not a split file ({error}); remove it to have it made anew") from error
-        for name in ("train_labelled", "train_unlabelled", "validation", "test"):
-            ids = getattr(split, name)
-            if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-                raise DataError(f"{path}: is not a split file ({name}); remove it to have it made anew")
-        return split
+        """What `save` wrote. Raises DataError."""
+        held = read_json(path, "split file")
+        kinds = dict.fromkeys(ROLES, list) | {"seed": int, "dropped": dict, "notes": list}
+        for name, kind in kinds.items():
+            value = held.get(name, None if name in ROLES else kind()) if isinstance(held, dict) else None
+            inner = value if kind is list else value.values() if isinstance(value, dict) else ()
+            if not isinstance(value, kind) or not all(isinstance(v, str if kind is list else int) for v in inner or ()):
+                raise DataError(f"{path}: is not a split file ({name}); restore it, or remove it")
+        return cls(**{name: held[name] for name in kinds if name in held})
 
 
 def make_split(

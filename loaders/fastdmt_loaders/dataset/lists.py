@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -182,9 +183,11 @@ def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
 def _write(path: str | Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = None) -> None:
     if header and rows and rows[0][0].strip().lower() in (*ID_NAMES, "video"):
         rows = [header, *rows]  # or the first id would be taken for a name
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    part = f"{path}.part"  # a list that was cut would be taken for a shorter one
+    with open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in rows:
             file.write(",".join(map(_quoted, row)) + "\n")
+    os.replace(part, path)
 
 
 def _quoted(cell: str) -> str:
