@@ -22,14 +22,17 @@ from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
 from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE
+from fastdmt.data.run_data import open_files
 from fastdmt.drawing.curves import write_budgets, write_curves
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
+from fastdmt.evaluation.evaluate import validate, view_of
 from fastdmt.models.pair import load
 from fastdmt.names import ALGORITHMS
 from fastdmt.runs.folder import free_names
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
+from fastdmt_loaders import eval_batches
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
 # Settings that stage 1 does not read: variants that differ in these alone share it.
@@ -158,15 +161,16 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         return None
     model = load(run, "last")
     items = str((run / "lists" / "validation.txt").resolve()) if split == "val" else None
-    pair, one, students = (
-        evaluation(model, list_name=items, source=source).summary for source in ("teachers", "A", "students")
-    )
+    result = evaluation(model, list_name=items)
+    pair, sounding = result.summary, [p for p, sounds in zip(result.pairs, result.sounding, strict=True) if sounds]
+    batches = eval_batches(open_files(model.cfg), sounding, view_of(model), 64, model.device)
+    parts = validate(model, batches, ("A", "students"))
     row = {
         "ciou": pair["absolute"]["ciou"],
         "auc": pair["absolute"]["auc"],
         "ciou_adaptive": pair["adaptive"]["ciou"],
-        "ciou_one": one["absolute"]["ciou"],
-        "ciou_students": students["absolute"]["ciou"],
+        "ciou_one": parts["A"]["ciou"],
+        "ciou_students": parts["students"]["ciou"],
         "ciou_shuffled": pair["absolute"]["other_ciou"],
         "silence": pair["pia"]["silence"],
         "noise": pair["pia"]["noise"],

@@ -54,8 +54,8 @@ class Block(nn.Module):
         self._project_conv, self._bn2 = SameConv2d(inner, channels_out, 1), _norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.adds else y
 
@@ -84,7 +84,7 @@ class EfficientNetLite0(nn.Module):
         self.dim = before + fine if output_stride == 16 else before
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = F.relu6(self._bn0(self._conv_stem(frames)))
+        x = F.relu6(self._bn0(self._conv_stem(frames)), inplace=True)
         for block in self._blocks[: self.ends[FINE - 1]]:
             x = block(x)
         fine = x

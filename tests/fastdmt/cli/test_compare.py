@@ -3,11 +3,15 @@
 import dataclasses
 
 import pytest
+from tiny_runs import tiny
 
-from fastdmt.cli.compare import STAGE_2, digest, parse_budgets, variants
+from fastdmt.cli.commands import evaluation
+from fastdmt.cli.compare import STAGE_2, digest, one_run, parse_budgets, variants
 from fastdmt.cli.main import parse
 from fastdmt.errors import FastDMTError
+from fastdmt.models.pair import load
 from fastdmt.presets import preset
+from fastdmt_loaders.tools.demo import make_demo
 
 
 def test_rows_are_algorithms_or_named_options():
@@ -72,3 +76,12 @@ def test_command_line():
     _, args = parse(words)
     assert args.variant == ("a: --tau 0", "b:") and args.label_budgets == "40,80" and args.seeds == 2
     assert parse(["compare", "--labels", "40"])[1].train.data.labels == 40
+
+
+def test_a_row_holds_what_eval_says_of_each_map(tmp_path):
+    make_demo(tmp_path / "data", clips=16, labelled=6, seed=3)
+    cfg = tiny(tmp_path / "data", tmp_path / "run")
+    row = one_run("dmt", cfg, "test", {})
+    model = load(next(tmp_path.glob("run/dmt-0-*")), "last")
+    for key, source in (("ciou", "teachers"), ("ciou_one", "A"), ("ciou_students", "students")):
+        assert row[key] == evaluation(model, source=source).summary["absolute"]["ciou"], source
