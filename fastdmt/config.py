@@ -37,7 +37,8 @@ class DataConfig:
     root: Annotated[Path, tyro.conf.arg(name="data")] = Path("data/demo")
     """Folder in the field's layout: frames/, audio/, Annotations/ or vggss.json, lists; the demo's is made."""
     annotations: Literal["auto", "flickr", "vggss"] = "auto"
-    """Whose boxes: Flickr-SoundNet's XML (3 annotators, at least 2 must agree) or vggss.json (union)."""
+    """Whose boxes: Flickr-SoundNet's XML (3 annotators, at least 2 must agree) or vggss.json (union); auto: the first
+    of them that is there."""
     train_list: str = "train.txt"
     """Ids used without their boxes, one a line, below the data folder or absolute."""
     labelled_list: str = "labelled.txt"
@@ -48,6 +49,10 @@ class DataConfig:
     """Ids that `eval` reports; dropped from every training list, with a count."""
     labels: int = 0
     """Label budget: use the first so many of the seeded order of the labelled list (nested); 0 is all."""
+    val: int = 0
+    """Validation clips to draw where there is no list; 0: 500, at most a fifth of the clips with boxes."""
+    test: int = 0
+    """Test clips to draw where there is no list; 0: 250, at most a fifth."""
     split_seed: int = 0
     """Draws what no list decides; apart from --seed, so that several seeds share one test set."""
     size: int = 256
@@ -310,7 +315,7 @@ class TrainConfig:
         require(self.scale.workers_cpu == 1 or self.scale.gpus == 0, "--workers-cpu goes with --gpus 0")
         require(self.optim.batch % self.scale.accumulate == 0, "--batch must divide by --accumulate")
         require(self.data.size >= 32, "--size must be at least 32 pixels")
-        require(self.data.labels >= 0, "--labels must be 0 (all) or a positive count")
+        require(min(self.data.labels, self.data.val, self.data.test) >= 0, "--labels, --val and --test are counts")
 
     @property
     def batch_labelled(self) -> int:

@@ -9,11 +9,11 @@ from typing import Any
 from fastdmt.config import DataConfig, ModelConfig, OptimConfig, PseudoLabelConfig, TrainConfig, require
 
 
-def _real(name: str, annotations: str, **optim: Any) -> TrainConfig:
+def _real(name: str, **optim: Any) -> TrainConfig:
     return TrainConfig(
         preset=name,
         run=Path("runs") / name,
-        data=DataConfig(root=Path("data") / name.split("-")[0], annotations=annotations),
+        data=DataConfig(root=Path("data") / name.split("-")[0]),
         optim=OptimConfig(**optim),
     )
 
@@ -21,7 +21,7 @@ def _real(name: str, annotations: str, **optim: Any) -> TrainConfig:
 def _demo() -> TrainConfig:
     return TrainConfig(
         preset="demo",
-        data=DataConfig(annotations="flickr", size=96),
+        data=DataConfig(size=96),
         model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
         # From scratch and for minutes, the contrastive loss stays at chance: the demo leaves it out.
         pseudo=PseudoLabelConfig(delta=0.6, tau=0.7, ignore_below=0.4, lambda_u=0.0, half_life=0.15),
@@ -81,7 +81,7 @@ def _real_small() -> TrainConfig:
 
 
 def _paper() -> TrainConfig:
-    base = _real("paper", "auto", warmup_epochs=20, epochs=100)
+    base = _real("paper", warmup_epochs=20, epochs=100)
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, audio_augment="none"),
@@ -92,10 +92,10 @@ def _paper() -> TrainConfig:
 PRESETS = {
     "demo": _demo,
     "real-small": _real_small,
-    "flickr-10k": lambda: _real("flickr-10k", "flickr", epochs=100),
-    "flickr-144k": lambda: _real("flickr-144k", "flickr", epochs=20),
-    "vggsound-10k": lambda: _real("vggsound-10k", "vggss", epochs=100),
-    "vggsound-144k": lambda: _real("vggsound-144k", "vggss", epochs=20),
+    "flickr-10k": lambda: _real("flickr-10k", epochs=100),
+    "flickr-144k": lambda: _real("flickr-144k", epochs=20),
+    "vggsound-10k": lambda: _real("vggsound-10k", epochs=100),
+    "vggsound-144k": lambda: _real("vggsound-144k", epochs=20),
     "paper": _paper,
 }
 

@@ -177,6 +177,7 @@ def test_data_page_runs(home, metadata, tmp_path, monkeypatch):
     (folder / "videos").mkdir()
     write_video(folder / "videos" / "first.mp4")
     write_video(folder / "videos" / "second.mp4", places=(3, 5))
+    (folder / "boxes.csv").write_text("id,x0,y0,x1,y1\nfirst,0.1,0.1,0.5,0.5\nsecond,0.2,0.2,0.9,0.5\n")
     (folder / "lists").symlink_to(metadata)
     shutil.copytree(folder / "runs" / "demo", folder / "runs" / "mine")
     for kind, ids in (("vggsound", "vggss_test.csv"), ("flickr", "flickr_test.csv")):

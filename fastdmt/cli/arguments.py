@@ -149,29 +149,49 @@ class DataDemo:
 
 @dataclass(frozen=True)
 class DataIndex:
-    """What of the official lists is on disk; the seeded 4,250/500/250 split; leaks dropped and counted.
+    """Who learns, who validates, who tests: lists of your own clips (--own), or the official ones against the disk.
 
-    Writes labelled.txt, train.txt, val.txt and test.csv where absent, missing.csv, and the label budgets 256 and 2,000.
+    Writes labelled.txt, train.txt, val.txt and test.csv where absent. Of official lists also missing.csv, the label
+    budgets 256 and 2,000, and how many leaks were dropped.
     """
 
     root: Positional[Path]
     """Data folder: frames/, audio/, and Annotations/ or vggss.json."""
-    dataset: Literal["flickr", "vggss"]
-    """Whose lists and boxes."""
-    lists: Path
+    own: bool = False
+    """Your own data: draw the lists from what is on disk."""
+    dataset: Literal["flickr", "vggss"] | None = None
+    """Official data: whose lists and boxes."""
+    lists: Path | None = None
     """Folder of the official lists: flickr_sup_train.txt and flickr_test.csv, or vggss.json, and a training list."""
     train_list: str | None = None
     """Official training list; default: the 144k one, else the 10k one."""
     seed: int = 0
     """Draws the split; the same as train's --split-seed."""
-    labelled: int = 4250
-    """Clips whose boxes may be used."""
-    validation: int = 500
-    """Clips that choose the best step."""
-    test: int = 250
-    """Test clips to draw for vggss; flickr has an official list."""
+    labelled: int | None = None
+    """Clips whose boxes may be used; default: 4250 of official data, all of your own."""
+    validation: int | None = None
+    """Clips that choose the best step; default: 500, of your own a fifth at most."""
+    test: int | None = None
+    """Test clips; default: 250, of your own a fifth at most. Flickr-SoundNet has an official list."""
     force: bool = False
     """Write the lists anew where they are there."""
+
+
+@dataclass(frozen=True)
+class DataBoxes:
+    """Boxes from what you have: VGG-SS or COCO json, Label Studio or CVAT exports, Flickr-SoundNet XML, a CSV.
+
+    Writes ROOT/vggss.json, or ROOT/Annotations for XML. A CSV has id,x0,y0,x1,y1, in pixels or as shares of the frame.
+    """
+
+    file: Positional[Path]
+    """File of boxes, a zip of one, or a folder of XML."""
+    root: Positional[Path]
+    """Data folder: frames/ and audio/."""
+    source: Path | None = None
+    """Folder of the videos or pictures that the boxes were drawn on, where a CSV counts in their pixels."""
+    force: bool = False
+    """Write over boxes that are there."""
 
 
 @dataclass(frozen=True)

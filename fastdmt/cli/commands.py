@@ -10,10 +10,8 @@ from pathlib import Path
 from fastdmt.cli import arguments
 from fastdmt.config import TrainConfig, require
 from fastdmt.console import CONSOLE, bar
-from fastdmt.data.official_lists import index
 from fastdmt.data.run_data import open_files, relocate, test_pairs, trained_ids
 from fastdmt.distributed.processes import World, start
-from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
 from fastdmt.evaluation.suites import SuiteResult, run_suite
@@ -26,10 +24,6 @@ from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
 from fastdmt.training.trainer import Outcome, Trainer
 from fastdmt_loaders import AVDataset
-from fastdmt_loaders.tools.check import check_root
-from fastdmt_loaders.tools.demo import make_demo
-from fastdmt_loaders.tools.pack import pack
-from fastdmt_loaders.tools.prepare import prepare
 
 
 def train(cfg: TrainConfig) -> int:
@@ -196,72 +190,4 @@ def export(args: arguments.Export) -> int:
     """`fastdmt export`."""
     for path in export_run(args.run, args.out, args.hub_layout, args.weights):
         CONSOLE.print(f"written: {path}", soft_wrap=True, highlight=False)
-    return 0
-
-
-def data_demo(args: arguments.DataDemo) -> int:
-    """`fastdmt data demo`."""
-    if args.out.exists() and any(args.out.iterdir()):
-        raise FastDMTError(f"{args.out} is not empty; give a new folder")
-    with bar(CONSOLE, "writing files") as tick:
-        made = make_demo(args.out, args.clips, args.labelled, args.seed, progress=tick)
-    for line in made.notes:
-        CONSOLE.print(line, soft_wrap=True)
-    CONSOLE.print(f"written: {made.root}; next: fastdmt train --data {made.root}", soft_wrap=True)
-    return 0
-
-
-def data_index(args: arguments.DataIndex) -> int:
-    """`fastdmt data index`."""
-    counts = (args.labelled, args.validation, args.test)
-    found = index(
-        args.root,
-        args.dataset,
-        args.lists,
-        seed=args.seed,
-        counts=counts,
-        train_list=args.train_list,
-        force=args.force,
-    )
-    for line in found.lines:
-        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
-    return 0
-
-
-def data_check(args: arguments.DataCheck) -> int:
-    """`fastdmt data check`: exit code 1 when a run on these lists would stop."""
-    with bar(CONSOLE, "reading files") as tick:
-        report = check_root(args.root, workers=args.workers or None, progress=tick)
-    for line in report.lines():
-        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
-    return 1 if report.fatal else 0
-
-
-def data_prepare(args: arguments.DataPrepare) -> int:
-    """`fastdmt data prepare`: exit code 1 when an item could not be made."""
-    with bar(CONSOLE, "preparing") as tick:
-        done = prepare(
-            args.source,
-            args.out,
-            seconds=args.seconds,
-            rate=args.rate,
-            side=args.side,
-            moment=args.moment,
-            workers=args.workers or None,
-            progress=tick,
-        )
-    for line in done.failed:
-        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
-    CONSOLE.print(
-        f"{args.out}: {done.done:,} made, {done.skipped:,} were there, {len(done.failed):,} failed", soft_wrap=True
-    )
-    return 1 if done.failed else 0
-
-
-def data_pack(args: arguments.DataPack) -> int:
-    """`fastdmt data pack`."""
-    with bar(CONSOLE, "packing") as tick:
-        shards = pack(args.root, args.out, per_shard=args.per_shard, workers=args.workers or None, progress=tick)
-    records = sum(map(len, shards.ids))
-    CONSOLE.print(f"written: {len(shards.files):,} shards of {records:,} records in {args.out}", soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import shlex
 import shutil
 import textwrap
 import typing
@@ -59,6 +60,11 @@ def short_help(name: str, config: Any, preset: str) -> str:
         lines += textwrap.wrap(doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["", f"Defaults are those of --preset {preset}. All {len(known)} settings: fastdmt {name} --help-all"]
     return "\n".join(lines)
+
+
+def command_line(*words: Any) -> str:
+    """`fastdmt` with these words, as a person types it."""
+    return shlex.join(["fastdmt", *map(str, words)])
 
 
 def completion(shell: str, options: dict[str, list[str]]) -> str:

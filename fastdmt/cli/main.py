@@ -29,11 +29,12 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "export": (arguments.Export, "commands:export", "weights, settings and a model card in one folder"),
     "demo": (TrainConfig, "commands:demo", "data, training, evaluation and pictures in one go"),
     "slurm": (arguments.Slurm, "slurm:write", "a batch file for Slurm"),
-    "data demo": (arguments.DataDemo, "commands:data_demo", "make the demo's files"),
-    "data index": (arguments.DataIndex, "commands:data_index", "your files against the official lists; the split"),
-    "data check": (arguments.DataCheck, "commands:data_check", "find broken files before a run does"),
-    "data prepare": (arguments.DataPrepare, "commands:data_prepare", "videos or a large tree into what trains fast"),
-    "data pack": (arguments.DataPack, "commands:data_pack", "tar shards with an index"),
+    "data demo": (arguments.DataDemo, "data:demo", "make the demo's files"),
+    "data boxes": (arguments.DataBoxes, "data:boxes", "boxes from COCO, Label Studio, CVAT, CSV, ..."),
+    "data index": (arguments.DataIndex, "data:index", "lists of your own clips, or the official ones"),
+    "data check": (arguments.DataCheck, "data:check", "find broken files before a run does"),
+    "data prepare": (arguments.DataPrepare, "data:prepare", "videos or a large tree into what trains fast"),
+    "data pack": (arguments.DataPack, "data:pack", "tar shards with an index"),
 }
 
 
@@ -43,6 +44,7 @@ READERS = (
     arguments.Predict,
     arguments.Import,
     arguments.Export,
+    arguments.DataBoxes,
     arguments.DataCheck,
     arguments.DataPrepare,
     arguments.DataPack,
@@ -143,7 +145,7 @@ def options_of(kind: type) -> list[str]:
 
 def _check_paths(config: object) -> None:
     """Folders and files that a command reads must be there before seconds go into importing torch."""
-    for name in ("run", "data", "root", "source", "checkpoint"):
+    for name in ("run", "data", "root", "source", "checkpoint", "file"):
         path = getattr(config, name, None)
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")

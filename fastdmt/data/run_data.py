@@ -154,7 +154,12 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
         _require_items(cfg, dataset, kept)
         split, notes = kept, _news(cfg, dataset, kept)
     if ALGORITHMS[cfg.algorithm].uses_boxes:
-        require(split.train_labelled, f"{root}: no labelled clip is left; check {cfg.data.labelled_list} and its boxes")
+        require(
+            split.train_labelled,
+            f"{root}: no labelled clip is left; check {cfg.data.labelled_list} and its boxes"
+            if dataset.rule
+            else f"{root}: no boxes; make them from a file that you have with: fastdmt data boxes FILE {root}",
+        )
     if cfg.batch_unlabelled:
         require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {cfg.data.train_list}")
     summary = [
@@ -179,7 +184,18 @@ def _drawn(cfg: TrainConfig, dataset: AVDataset) -> Split:
     for role, name in names.items():
         default = getattr(type(cfg.data)(), {"validation": "val_list"}.get(role, f"{role}_list"))
         require(role in lists or name == default, f"{root / name}: no such list; give an existing {role} list")
-    return make_split(dataset, seed=cfg.data.split_seed, labels=cfg.data.labels or None, lists=lists)
+    split = make_split(
+        dataset,
+        seed=cfg.data.split_seed,
+        labels=cfg.data.labels or None,
+        validation=cfg.data.val or None,
+        test=cfg.data.test or None,
+        lists=lists,
+    )
+    if cfg.batch_unlabelled and "train" not in lists and not split.train_unlabelled:
+        split.train_unlabelled = list(split.train_labelled)
+        split.notes.append("every clip has boxes: the labelled clips serve as unlabelled ones too")
+    return split
 
 
 def kept_split(run: Path) -> Split | None:

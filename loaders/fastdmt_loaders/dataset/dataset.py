@@ -28,6 +28,7 @@ FRAME_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)  # a clip stands for the f
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DEFAULT_LISTS = {"train": "train.txt", "labelled": "labelled.txt", "validation": "val.txt", "test": "test.csv"}
 CATALOGUE, BOXES = "shards.json", "boxes.json"  # what `pack` writes beside the shards
+VALIDATION, TEST = 500, 250  # drawn where no list decides, or a fifth of what is there
 SPLITTING = 16  # Philox purpose, apart from the training streams
 
 
@@ -65,8 +66,8 @@ class AVDataset:
 
     Args:
         root: the folder.
-        annotations: "vggss" (ROOT/vggss.json), "flickr" (ROOT/Annotations/<id>.xml), None, or "auto": vggss.json
-            where it exists, else Annotations, else None.
+        annotations: "flickr" (ROOT/Annotations/<id>.xml), "vggss" (ROOT/vggss.json), None, or "auto": the first of
+            them that is there, else None.
 
     Raises:
         DataError: no such folder, no frames or no audio in it, or the asked annotations missing.
@@ -82,12 +83,14 @@ class AVDataset:
         self.frame_folder, self.sound_folder = self.root / "frames", self.root / "audio"
         self.frames = _files(self.frame_folder, FRAME_SUFFIXES)
         self.sounds = _files(self.sound_folder, SOUND_SUFFIXES)
-        has = {"vggss": (self.root / "vggss.json").is_file(), "flickr": (self.root / "Annotations").is_dir()}
+        has = {"flickr": (self.root / "Annotations").is_dir(), "vggss": (self.root / "vggss.json").is_file()}
+        found = next((rule for rule, there in has.items() if there), None)
         if annotations == "auto":
-            annotations = next((rule for rule, there in has.items() if there), None)
+            annotations = found
         elif annotations is not None and not has.get(annotations):
             wanted = {"vggss": "vggss.json", "flickr": "Annotations/<id>.xml"}.get(annotations, "'vggss' or 'flickr'")
-            raise DataError(f"{self.root}: no {annotations} annotations; {wanted} is needed")
+            mend = f", or --annotations auto: {found}'s are there" if found else ""
+            raise DataError(f"{self.root}: no {annotations} annotations; {wanted} is needed{mend}")
         self.rule = annotations
         self._annotations: dict[str, Annotation] = {}
         if self.rule == "vggss":
@@ -117,8 +120,10 @@ class AVDataset:
             raise DataError(f"{self.root}: incomplete shards ({error}); run `fastdmt data pack` again") from error
         if annotations not in ("auto", None, *found):
             held = " and ".join(found) or "no"
-            raise DataError(f"{self.root}: packed with {held} annotations, not {annotations}; pack again")
-        self.rule = next(iter(found), None) if annotations == "auto" else annotations
+            raise DataError(
+                f"{self.root}: packed with {held} annotations, not {annotations}; pack again, or --annotations auto"
+            )
+        self.rule = next((rule for rule in MIN_AGREE if rule in found), None) if annotations == "auto" else annotations
         self._annotations = found.get(self.rule, {})
 
     @cached_property
@@ -248,8 +253,8 @@ def make_split(
     *,
     seed: int = 0,
     labels: int | None = None,
-    validation: int = 500,
-    test: int = 250,
+    validation: int | None = None,
+    test: int | None = None,
     lists: Mapping[str, str | Path | None] | None = None,
 ) -> Split:
     """Training, validation and test ids.
@@ -262,7 +267,8 @@ def make_split(
 
     Args:
         labels: budget of labelled ids; None: all. The labelled ids left over join the unlabelled ones.
-        validation, test: how many to draw where no list names them.
+        validation, test: how many to draw where no list names them; None: 500 and 250, but at most a fifth each of
+            the ids that there are.
         lists: "train" | "labelled" | "validation" | "test" -> file, or None to ignore the default file.
 
     Raises:
@@ -308,12 +314,13 @@ def make_split(
     pool = without(pool, silent, "labelled ids whose boxes are broken or agree nowhere: no pixel would be truth")
     pool = sorted(pool)
     pool = [pool[i] for i in philox(seed, 0, SPLITTING).permutation(len(pool))]
-    drawn = (test if test_ids is None else 0) + (validation if validation_ids is None else 0)
-    if drawn + (labels or 0) > len(pool):
-        raise DataError(
-            f"{dataset.root}: {len(pool)} annotated ids are left for {drawn} validation or test items and "
-            f"{labels or 0} labels; ask for fewer"
-        )
+    fifth = max(len(pool) // 5, int(len(pool) > 2))
+    test = min(TEST, fifth) if test is None else test
+    validation = min(VALIDATION, fifth) if validation is None else validation
+    wanted = {"test": 0 if test_ids is not None else test, "val": 0 if validation_ids is not None else validation}
+    if sum(wanted.values()) + (labels or 0) > len(pool):
+        counts = ", ".join(f"--{name} {count}" for name, count in (wanted | {"labels": labels or 0}).items() if count)
+        raise DataError(f"{dataset.root}: {len(pool)} ids with boxes are left for {counts}; ask for fewer")
     if test_ids is None:
         test_ids, pool = pool[:test], pool[test:]
     if validation_ids is None:

@@ -78,7 +78,7 @@ def read_whole(path: str | Path) -> List:
     text = read_file(path, "list of ids").decode("utf-8-sig", "surrogateescape")
     if CONTROL.search(text):
         raise DataError(f"{path}: is not a text list of ids; save it as plain UTF-8 text")
-    rows, notes = _rows(path, text)
+    rows, notes = cells_of(path, text)
     columns, labelled = _columns(path, rows, text, notes)
     if not rows:
         raise DataError(f"{path}: holds no ids; fill it or name another list")
@@ -103,8 +103,8 @@ def read_whole(path: str | Path) -> List:
     return List(pairs, notes)
 
 
-def _rows(path: str | Path, text: str) -> tuple[list[list[str]], list[str]]:
-    """Cells of the lines that hold something; notes on those left out."""
+def cells_of(path: str | Path, text: str) -> tuple[list[list[str]], list[str]]:
+    """Cells of the lines that hold something; notes on those left out. Raises DataError: quotes that do not fit."""
     if '"' not in text and "," not in text and ";" not in text and "\t" not in text and "#" not in text:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # ids alone, as most lists are
         return [[cell] for line in lines if (cell := line.strip(BLANKS))], []

@@ -98,8 +98,26 @@ def test_a_split_file_comes_back(tmp_path, field_set):
 
 
 def test_more_labels_than_there_are_is_refused(field_set):
-    with pytest.raises(DataError, match="24 annotated ids are left"):
-        make_split(field_set, labels=30, validation=0, test=0)
+    with pytest.raises(DataError, match="24 ids with boxes are left for --test 2, --labels 30"):
+        make_split(field_set, labels=30, validation=0, test=2)
+
+
+def test_drawn_lists_scale_with_what_is_there(field_set, own_root):
+    split = make_split(field_set)
+    assert (len(split.test), len(split.validation), len(split.train_labelled)) == (4, 4, 16)  # a fifth of 24
+    assert len(make_split(field_set, validation=7).validation) == 7
+    path = own_root / "vggss.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:2]))
+    few = make_split(AVDataset(own_root))
+    assert (len(few.test), len(few.validation), len(few.train_labelled)) == (0, 0, 2)
+
+
+def test_auto_takes_the_boxes_that_are_there_and_a_message_says_so(own_root):
+    assert AVDataset(own_root).rule == "vggss"
+    with pytest.raises(DataError, match="--annotations auto: vggss's are there"):
+        AVDataset(own_root, "flickr")
+    (own_root / "Annotations").mkdir()
+    assert AVDataset(own_root).rule == "flickr"
 
 
 def test_the_table_holds_paths_and_the_largest_boxes(own_root):
@@ -141,7 +159,7 @@ def test_flickr_annotations_are_read_when_asked(own_root):
     (own_root / "Annotations" / "clip_000003.xml").write_text(
         "<a><p><bbox><n>1</n><x>64</x><y>0</y><z>128</z><w>256</w></bbox></p></a>"
     )
-    assert AVDataset(own_root).rule == "vggss"
+    assert AVDataset(own_root, annotations="vggss").rule == "vggss"
     dataset = AVDataset(own_root, annotations="flickr")
     assert dataset.min_agree == 2 and dataset.annotated == {"clip_000003"}
     np.testing.assert_array_equal(dataset.annotation("clip_000003").boxes, [[0.25, 0, 0.5, 1]])

@@ -173,7 +173,7 @@ def test_broken_boxes_and_annotation_files(root):
     items[0]["bbox"] = [[0.2, 0.2, 0.2, 0.9], [0.1, 0.1, 0.4, 0.4]]
     items[1]["bbox"] = [[-2.88e16, 0.1, 0.5, 0.5]]
     (root / "vggss.json").write_text(json.dumps(items))
-    report = check_root(root)
+    report = check_root(root, annotations="vggss")
     assert report.counts["box"] == 2 and not report.fatal
     (root / "Annotations" / f"{ids[4]}.xml").write_text("<annotation><participant>")
     report = check_root(root, annotations="flickr")

@@ -23,7 +23,8 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(demo, tmp_path_factory):
     seen = []
-    made = pack(demo, tmp_path_factory.mktemp("shards"), per_shard=10, progress=lambda *n: seen.append(n))
+    out = tmp_path_factory.mktemp("shards")
+    made = pack(demo, out, annotations="vggss", per_shard=10, progress=lambda *n: seen.append(n))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     return made
 
