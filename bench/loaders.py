@@ -38,7 +38,7 @@ from fastdmt_loaders import AVDataset, Plan, View, augment, make_loader  # noqa:
 from fastdmt_loaders.decode.pictures import read_frame  # noqa: E402
 from fastdmt_loaders.decode.sound import read_sound  # noqa: E402
 from fastdmt_loaders.frontends import spectrogram  # noqa: E402
-from fastdmt_loaders.sources.cache import CacheSource  # noqa: E402
+from fastdmt_loaders.sources.workers import read_batch  # noqa: E402
 
 BATCH = 64
 
@@ -152,8 +152,7 @@ def stages(dataset: AVDataset, view: View, device: torch.device) -> dict[str, fl
     frames = [str(dataset.frame_path(id)) for id in ids]
     sounds = [str(dataset.sound_path(id)) for id in ids]
     plan = Plan(0, BATCH, 0, BATCH)
-    raw = CacheSource(dataset.table(ids, 3), plan, view, "host", torch.device("cpu")).batch(0).to(device)
-    raw.sound = {}
+    raw = read_batch(dataset.table(ids, 3), plan, view, 0).to(device)
     quiet = View(view.size, view.front_ends, augment=True, audio_augment="none")
     draws = augment.draw(0, 0, BATCH)
     silent = raw.pcm[16000]

@@ -1,4 +1,4 @@
-"""The one definition of augmentation, used behind every loader: draws on the host, batched torch on any device.
+"""The one definition of augmentation, used behind every loader: draws on the host, pixels and sound on any device.
 
 The draws of a step belong to the rows of the global batch and depend on (seed, step) alone; a rank takes its rows.
 Weak and strong view share one crop and flip, and boxes follow, so that a pseudo-label made on the weak view fits the
@@ -8,28 +8,33 @@ strong one. Strength after SimCLR's colour jitter and MoCo v2; erasing after Zho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from fastdmt_loaders.batch import Batch, RawBatch, View
-from fastdmt_loaders.dataset.sampler import AUGMENTATION, philox
+from fastdmt_loaders import memory
+from fastdmt_loaders.batch import Batch, RawBatch, ShownBatch, View
+from fastdmt_loaders.dataset.sampler import AUGMENTATION, Plan, philox
 from fastdmt_loaders.frontends import FRONT_ENDS
+from fastdmt_loaders.views import Recipe, by_batch, by_row
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)
 JITTER_SHARE, JITTER, HUE = 0.8, 0.4, 0.1
 GREY_SHARE, BLUR_SHARE, ERASE_SHARE = 0.2, 0.5, 0.25
 BLUR_SIGMA = (0.1, 2.0)  # pixels at 224, scaled with the size
+BLUR_REACH = 2.5  # deviations; what lies beyond weighs 1%
 ERASE_AREA, ERASE_RATIO = (0.02, 0.2), (0.3, 3.3)
 GAIN_DB = 6.0
 BAND_HZ, BAND_OCTAVES = (100.0, 6000.0), 1.0
-CPU_CHUNK = 16
+CPU_CHUNK = 16  # rows: small temporaries stay in the allocator's memory, large ones are paid for in page faults
+
+TO_YIQ = np.array([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
+FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 # One uniform number in [0, 1) per row and column.
 COLUMNS = (
@@ -45,6 +50,73 @@ def draw(seed: int, step: int, rows: int) -> np.ndarray:
     return philox(seed, step, AUGMENTATION).random((rows, len(COLUMNS)), dtype=np.float32)
 
 
+def draws_of(plan: Plan, step: int) -> np.ndarray:
+    """The draws of this rank's rows of a step."""
+    return draw(plan.seed, step, sum(plan.batches))[plan.rows]
+
+
+def recipe(draws: np.ndarray, side: int, size: int) -> Recipe:
+    """What the draws [N, len(COLUMNS)] ask of frames of side R = `side` that become `size` x `size`.
+
+    Colour jitter .4/.4/.4/.1 and grey, in this order: brightness (a factor), contrast (about the mean grey),
+    saturation (about the pixel's grey), hue (a rotation in YIQ) or grey. All are affine in the colours, so that one
+    matrix and a share of the mean grey stand for all five; values are clamped to the gamut once, at the end.
+    """
+    u = dict(zip(COLUMNS, draws.T.astype(np.float64)))
+    room = side - size
+    top, left = (np.minimum((u[name] * (room + 1)).astype(np.int64), room) for name in ("top", "left"))
+
+    jittered = u["jitter"] < JITTER_SHARE
+    brightness, contrast, saturation = (
+        1 + jittered * JITTER * (2 * u[name] - 1) for name in ("brightness", "contrast", "saturation")
+    )
+    angle = jittered * (2 * math.pi * HUE) * (2 * u["hue"] - 1)
+    turn = np.zeros((len(draws), 3, 3))
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
+    turn[:, 2, 1] = np.sin(angle)
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    to_grey = np.broadcast_to(np.array(GREY), (3, 3))
+    kept = saturation[:, None, None]
+    colours = (FROM_YIQ @ turn @ TO_YIQ) @ (kept * np.eye(3) + (1 - kept) * to_grey)
+    greyed = u["grey"] < GREY_SHARE
+    colours[greyed] = to_grey
+    colours *= (contrast * brightness)[:, None, None]
+    colours[~jittered & ~greyed] = np.eye(3)
+
+    span = BLUR_SIGMA[1] - BLUR_SIGMA[0]
+    sigma = (BLUR_SIGMA[0] + span * u["sigma"]) * (size / 224)
+    taps = gaussian(np.where(u["blur"] < BLUR_SHARE, sigma, 0), math.ceil(BLUR_REACH * BLUR_SIGMA[1] * size / 224))
+
+    area = (ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * u["area"]) * size * size
+    low, high = (math.log(ratio) for ratio in ERASE_RATIO)
+    ratio = np.exp(low + (high - low) * u["ratio"])
+    erased = []
+    for place, length in (("erase_y", np.sqrt(area * ratio)), ("erase_x", np.sqrt(area / ratio))):
+        length = np.where(u["erase"] < ERASE_SHARE, length.clip(max=size), 0)
+        start = u[place] * (size - length)
+        erased += [np.ceil(start - 0.5), np.ceil(start + length - 0.5)]  # pixels whose centre lies inside
+
+    return Recipe(
+        top,
+        left,
+        u["flip"] < 0.5,
+        colours.astype(np.float32),
+        ((1 - contrast) * brightness).astype(np.float32),
+        taps.astype(np.float32),
+        np.stack(erased, 1).astype(np.int64),
+        np.array(GREY, np.float32),
+    )
+
+
+def gaussian(sigma: np.ndarray, radius: int) -> np.ndarray:
+    """Weights [N, 2 radius + 1] of Gaussians of deviations [N] in pixels, zero beyond 2.5 deviations; of 0: 1 alone."""
+    taps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (taps / np.maximum(sigma, 1e-3)[:, None]) ** 2)
+    weights[np.abs(taps) > np.ceil(BLUR_REACH * sigma)[:, None]] = 0
+    return weights / weights.sum(1, keepdims=True)
+
+
 def apply(raw: RawBatch, draws: np.ndarray, view: View, ids: list[str], dtype: torch.dtype = torch.float32) -> Batch:
     """Raw items -> training batch, on the device where the raw items lie.
 
@@ -54,190 +126,120 @@ def apply(raw: RawBatch, draws: np.ndarray, view: View, ids: list[str], dtype: t
         ids: N ids, passed on.
         dtype: of the frames; sound stays fp32.
     """
-    device, n = raw.frames.device, len(raw.frames)
-    table = torch.from_numpy(draws).to(device, non_blocking=True)
-    # On a CPU small temporaries stay in the allocator's memory; large ones are paid for in page faults (2.5 times as
-    # long for 64 frames of 224).
+    return finish(show(raw, draws, view), ids, dtype)
+
+
+def show(raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None) -> ShownBatch:
+    """Raw items -> both views in bytes, boxes in pixels, front-ends of both sounds.
+
+    Args:
+        pool: threads that share the rows, on a CPU.
+    """
+    frames = raw.frames.permute(0, 2, 3, 1)
+    n, side = len(frames), frames.shape[1]
+    asked = recipe(draws, side, view.size) if view.augment else None
+    if asked is None:
+        weak = strong = frames
+    elif frames.device.type == "cpu":
+        weak, strong = (memory.empty((n, view.size, view.size, 3), torch.uint8) for _ in range(2))
+        chunks = [range(start, min(start + CPU_CHUNK, n)) for start in range(0, n, CPU_CHUNK)]
+        list((pool.map if pool else map)(lambda rows: by_row(frames, asked, rows, weak, strong), chunks))
+    else:
+        weak, strong = by_batch(frames, asked, view.size)
+    boxes = raw.boxes * side
+    if asked is not None:
+        boxes = move(boxes, asked, view.size)
+    sound, sound_strong = hear(raw, draws, view, pool)
+    return ShownBatch(weak, strong, sound, sound_strong, boxes, raw.known, raw.index, raw.labelled, raw.step, raw.bad)
+
+
+def finish(shown: ShownBatch, ids: list[str], dtype: torch.dtype = torch.float32) -> Batch:
+    """Views in bytes -> the training batch, frames normalised."""
+    s = shown
+    weak = normalise(s.weak.permute(0, 3, 1, 2), dtype)
+    strong = weak if s.strong is s.weak else normalise(s.strong.permute(0, 3, 1, 2), dtype)
+    index = torch.from_numpy(s.index).to(weak.device, non_blocking=True)
+    return Batch(weak, strong, s.sound, s.sound_strong, s.boxes, s.known, s.labelled, ids, index, s.step)
+
+
+def hear(
+    raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The front-ends of the plain and of the varied sound; what the source already holds is left as it is."""
+    plain = [name for name in view.front_ends if name not in raw.sound]
+    strong = view.front_ends if view.audio_augment != "none" and not raw.sound_strong else ()
+    if not plain and not strong:
+        return raw.sound, raw.sound_strong or raw.sound
+    n, device = len(raw.index), next(iter(raw.pcm.values())).device
+    u = dict(zip(COLUMNS, torch.from_numpy(draws).to(device, non_blocking=True).unbind(1)))
+    full = view.audio_augment == "full"
+
+    def part(rows: slice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        pcm = {rate: raw.samples(rate, rows) for rate in raw.pcm}
+        own = {name: values[rows] for name, values in u.items()}
+        changed = {rate: vary_sound(samples, rate, own, full) for rate, samples in pcm.items()} if strong else {}
+        return front_ends(pcm, plain), front_ends(changed, strong)
+
     chunk = CPU_CHUNK if device.type == "cpu" else n
-    weak, strong, boxes, varied = [], [], [], []
-    for start in range(0, n, chunk):
-        rows = slice(start, start + chunk)
-        u = {name: table[rows, column] for column, name in enumerate(COLUMNS)}
-        for own, part in zip((weak, strong, boxes), frame_views(raw, rows, draws[rows], u, view, dtype)):
-            own.append(part)
-        if view.audio_augment != "none":
-            full = view.audio_augment == "full"
-            changed = {rate: vary_sound(pcm[rows], rate, u, full) for rate, pcm in raw.pcm.items()}
-            varied.append(front_ends(changed, view.front_ends))
-    sound = raw.sound | front_ends(raw.pcm, [name for name in view.front_ends if name not in raw.sound])
-    sound_strong = {name: _join([part[name] for part in varied]) for name in view.front_ends} if varied else sound
-    frames_weak = _join(weak)
-    frames_strong = _join(strong) if view.augment else frames_weak
-    index = torch.from_numpy(raw.index).to(device, non_blocking=True)
-    return Batch(
-        frames_weak, frames_strong, sound, sound_strong, _join(boxes), raw.known, raw.labelled, ids, index, raw.step
-    )
+    slices = [slice(start, start + chunk) for start in range(0, n, chunk)]
+    parts = list((pool.map if pool else map)(part, slices))
+    sound = raw.sound | {name: _join([part[name] for part, _ in parts]) for name in plain}
+    varied = {name: _join([part[name] for _, part in parts]) for name in strong}
+    return sound, varied or raw.sound_strong or sound
 
 
 def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].device.type != "cpu":
+        return torch.cat(parts)
+    whole = memory.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    return torch.cat(parts, out=whole)
 
 
-def frame_views(
-    raw: RawBatch, rows: slice, draws: np.ndarray, u: dict[str, Tensor], view: View, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weak view, strong view [n, 3, S, S] and boxes [n, K, 4] in pixels of some rows; `draws` and `u` are theirs."""
-    frames, boxes = raw.frames[rows], raw.boxes[rows] * raw.frames.shape[-1]
-    if not view.augment:
-        weak = normalise(frames).to(dtype)
-        return weak, weak, boxes
-    frames, boxes = crop_flip(frames, boxes, u, view.size)
-    weak = normalise(frames)
-    # Chosen on the host, so that the device is not asked which rows they are.
-    blurred = torch.from_numpy(np.flatnonzero(draws[:, COLUMNS.index("blur")] < BLUR_SHARE))
-    blurred = blurred.to(frames.device, non_blocking=True)
-    strong = photometric(weak.contiguous(), u, blurred)
-    return weak.to(dtype), strong.to(dtype, memory_format=torch.channels_last), boxes
-
-
-def front_ends(pcm: dict[int, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def front_ends(pcm: Mapping[int, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """rate -> PCM [N, T] to front-end name -> tensor [N, ...]."""
     return {name: FRONT_ENDS[name].function(pcm[FRONT_ENDS[name].rate]) for name in names}
 
 
-def crop_flip(frames: Tensor, boxes: Tensor, u: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """A random size x size crop and a horizontal flip, of frames and boxes alike.
-
-    Args:
-        frames: [N, 3, R, R]; boxes: [N, K, 4] in pixels of R x R.
-
-    Returns:
-        frames [N, 3, size, size] and boxes in pixels of them, clipped; boxes that fell out are zero rows.
-    """
-    room = frames.shape[-1] - size
-    top = (u["top"] * (room + 1)).long().clamp_(max=room)
-    left = (u["left"] * (room + 1)).long().clamp_(max=room)
-    flip = u["flip"] < 0.5
-    # Every crop is a view of the frames; one gather picks N of them.
-    crops = frames.unfold(2, size, 1).unfold(3, size, 1)
-    frames = crops[torch.arange(len(frames), device=frames.device), :, top, left]
-    frames = torch.where(flip[:, None, None, None], frames.flip(3), frames)
+def move(boxes: Tensor, asked: Recipe, size: int) -> Tensor:
+    """Boxes [N, K, 4] in pixels of the frames -> in pixels of the views, clipped; those that fell out are zero rows."""
+    top, left, flip = (
+        torch.from_numpy(value)[:, None].to(boxes.device, non_blocking=True)
+        for value in (asked.top, asked.left, asked.flip)
+    )
     x0, y0, x1, y1 = boxes.unbind(2)
-    x0, x1 = x0 - left[:, None], x1 - left[:, None]
-    x0, x1 = torch.where(flip[:, None], size - x1, x0), torch.where(flip[:, None], size - x0, x1)
-    moved = torch.stack((x0, y0 - top[:, None], x1, y1 - top[:, None]), dim=2).clamp_(0, size)
+    x0, x1 = x0 - left, x1 - left
+    x0, x1 = torch.where(flip, size - x1, x0), torch.where(flip, size - x0, x1)
+    moved = torch.stack((x0, y0 - top, x1, y1 - top), dim=2).clamp_(0, size)
     seen = (moved[..., 2] > moved[..., 0]) & (moved[..., 3] > moved[..., 1])
-    return frames, moved * seen[..., None]
+    return moved * seen[..., None]
 
 
-def normalise(frames: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] -> fp32, ImageNet's mean and deviation, channels_last."""
+def normalise(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [N, 3, H, W] -> fp32 or another type, ImageNet's mean and deviation, channels_last."""
     n, _, height, width = frames.shape
     # A whole image row as the broadcast operand: three numbers alone would make the inner loop three long.
     scale, shift = _row(frames.device, width)
-    rows = frames.permute(0, 2, 3, 1).reshape(n * height, width * 3)
-    return torch.addcmul(shift, rows.float(), scale).view(n, height, width, 3).permute(0, 3, 1, 2)
+    rows = frames.permute(0, 2, 3, 1).reshape(n, height, width * 3)
+    if frames.device.type != "cpu":
+        out = torch.addcmul(shift, rows.float(), scale).to(dtype)
+    else:
+        out = memory.empty(tuple(rows.shape), dtype)
+        values = torch.empty(rows.shape[1:])
+        for row, whole in zip(rows, out):  # one image fits the cache
+            values = whole if dtype == torch.float32 else values
+            torch.addcmul(shift, values.copy_(row), scale, out=values)
+            if values is not whole:
+                whole.copy_(values)
+    return out.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=8)
 def _row(device: torch.device, width: int) -> tuple[Tensor, Tensor]:
-    constants = _constants(device)
-    mean, std = constants.mean.repeat(width), constants.std.repeat(width)
-    return 1 / (255 * std), -mean / std
-
-
-class _Constants(NamedTuple):
-    mean: Tensor
-    std: Tensor
-    grey: Tensor
-    to_yiq: Tensor
-    from_yiq: Tensor
-
-
-@lru_cache(maxsize=8)
-def _constants(device: torch.device) -> _Constants:
     """Put on the device once: making a tensor of numbers there would wait for it in every step."""
-    to_yiq = torch.tensor([GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
-    tensors = (torch.tensor(MEAN), torch.tensor(STD), torch.tensor(GREY), to_yiq, torch.linalg.inv(to_yiq))
-    return _Constants(*(tensor.float().to(device) for tensor in tensors))
-
-
-def photometric(weak: Tensor, u: dict[str, Tensor], blurred: Tensor) -> Tensor:
-    """Colour jitter .4/.4/.4/.1, grey, blur and erasing of normalised frames.
-
-    Brightness, contrast, saturation, hue (a rotation in YIQ) and grey are affine in the colours, so that one matrix
-    and one offset per sample stand for all five; values are clamped to the gamut once, at the end.
-
-    Args:
-        weak: [N, 3, S, S] normalised, contiguous.
-        blurred: int64, the rows to blur.
-    """
-    n, _, size, _ = weak.shape
-    device = weak.device
-    mean, std = _constants(device).mean, _constants(device).std
-    matrix, offset = colour_transform(u, weak.mean(dim=(2, 3)) * std + mean)
-    # y = M x + o of colours in 0..1, rewritten for normalised colours.
-    offset = (torch.mv(matrix.view(-1, 3), mean).view(n, 3) + offset - mean) / std
-    matrix = matrix * std / std[:, None]
-    strong = torch.baddbmm(offset[:, :, None], matrix, weak.view(n, 3, -1)).view(n, 3, size, size)
-    low, high = (-mean / std)[:, None, None], ((1 - mean) / std)[:, None, None]
-    strong.clamp_(low, high)
-    if len(blurred):
-        span = BLUR_SIGMA[1] - BLUR_SIGMA[0]
-        sigma = (BLUR_SIGMA[0] + span * u["sigma"][blurred]) * (size / 224)
-        radius = math.ceil(2.5 * BLUR_SIGMA[1] * size / 224)
-        strong.index_copy_(0, blurred, blur(strong[blurred], sigma, radius))
-    return strong.mul_(kept(u, size)[:, None])
-
-
-def colour_transform(u: dict[str, Tensor], colour: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix [N, 3, 3] and offset [N, 3] of y = M x + o on RGB in 0..1; `colour` [N, 3] is each frame's mean colour.
-
-    In this order: brightness (a factor), contrast (about the mean grey), saturation (about the pixel's grey), hue or
-    grey. The last three leave greys alone, which is why the offset is one number per sample.
-    """
-    device = colour.device
-    on = (u["jitter"] < JITTER_SHARE).float()
-    brightness, contrast, saturation = (
-        1 + on * JITTER * (2 * u[name] - 1) for name in ("brightness", "contrast", "saturation")
-    )
-    angle = on * (2 * math.pi * HUE) * (2 * u["hue"] - 1)
-    grey = _constants(device).grey
-    to_grey = grey.expand(3, 3)
-    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    turn = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), dim=1).view(-1, 3, 3)
-    hue = _constants(device).from_yiq @ turn @ _constants(device).to_yiq
-    s = saturation[:, None, None]
-    colours = hue @ (s * torch.eye(3, device=device) + (1 - s) * to_grey)
-    colours = torch.where((u["grey"] < GREY_SHARE)[:, None, None], to_grey, colours)
-    offset = (1 - contrast) * brightness * (colour @ grey)
-    return (contrast * brightness)[:, None, None] * colours, offset[:, None].expand(-1, 3)
-
-
-def blur(frames: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Separable Gaussian blur [N, 3, H, W], one sigma [N] in pixels per frame, edges reflected."""
-    n, channels, height, _ = frames.shape
-    taps = torch.arange(-radius, radius + 1, device=frames.device)
-    kernel = torch.softmax(-(taps**2) / (2 * sigma[:, None] ** 2), dim=1).repeat_interleave(channels, dim=0)
-    planes = F.pad(frames, [radius] * 4, mode="reflect").view(1, n * channels, height + 2 * radius, -1)
-    planes = F.conv2d(planes, kernel[:, None, :, None], groups=n * channels)
-    return F.conv2d(planes, kernel[:, None, None, :], groups=n * channels).view(frames.shape)
-
-
-def kept(u: dict[str, Tensor], size: int) -> Tensor:
-    """float32 [N, size, size]: 0 inside the erased rectangle (the mean colour once normalised), 1 elsewhere."""
-    area = (ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * u["area"]) * size * size
-    low, high = (math.log(ratio) for ratio in ERASE_RATIO)
-    ratio = torch.exp(low + (high - low) * u["ratio"])
-    on = u["erase"] < ERASE_SHARE
-    height = (area * ratio).sqrt().clamp(max=size) * on
-    width = (area / ratio).sqrt().clamp(max=size) * on
-    at = torch.arange(size, device=area.device) + 0.5
-    inside = []
-    for place, length in ((u["erase_y"], height), (u["erase_x"], width)):
-        start = place * (size - length)
-        inside.append((at >= start[:, None]) & (at < (start + length)[:, None]))
-    return (~(inside[0][:, :, None] & inside[1][:, None, :])).float()
+    mean, std = (torch.tensor(values).repeat(width) for values in (MEAN, STD))
+    return (1 / (255 * std)).to(device), (-mean / std).to(device)
 
 
 def vary_sound(pcm: Tensor, rate: int, u: dict[str, Tensor], bands: bool) -> Tensor:

@@ -86,7 +86,7 @@ class RawBatch(_Movable):
     frames: Tensor
     """uint8 [N, 3, R, R], channels_last"""
     pcm: dict[int, Tensor]
-    """rate in Hz -> float32 [N, rate * seconds], full scale = 1"""
+    """rate in Hz -> float32 [N, rate * seconds], full scale = 1; or int16 to be multiplied by `scale`"""
     boxes: Tensor
     """float32 [N, K, 4] xyxy in 0..1 of the frame; zero rows are padding"""
     known: Tensor
@@ -97,8 +97,36 @@ class RawBatch(_Movable):
     step: int
     sound: dict[str, Tensor] = field(default_factory=dict)
     """front-ends of the plain sound that the source already holds; the others are computed"""
+    sound_strong: dict[str, Tensor] = field(default_factory=dict)
+    """all front-ends of the varied sound, where the source has computed them"""
+    scale: dict[int, Tensor] = field(default_factory=dict)
+    """rate in Hz -> float32 [N]: what one level of the int16 samples stands for"""
     bad: dict[int, str] = field(default_factory=dict)
     """index -> reason: files found broken while this batch was made, and replaced"""
+
+    def samples(self, rate: int, rows: slice = slice(None)) -> Tensor:
+        """Some rows' PCM, float32 [n, rate * seconds]."""
+        pcm = self.pcm[rate][rows]
+        return pcm.float().mul_(self.scale[rate][rows, None]) if rate in self.scale else pcm
+
+
+@dataclass
+class ShownBatch(_Movable):
+    """Augmented items, frames in bytes: a quarter of what floats take on their way between processes."""
+
+    weak: Tensor
+    """uint8 [N, S, S, 3]"""
+    strong: Tensor
+    sound: dict[str, Tensor]
+    """as in Batch"""
+    sound_strong: dict[str, Tensor]
+    boxes: Tensor
+    """float32 [N, K, 4] xyxy in pixels of the view"""
+    known: Tensor
+    index: np.ndarray
+    labelled: int
+    step: int
+    bad: dict[int, str]
 
 
 @dataclass

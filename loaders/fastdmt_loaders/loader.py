@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 
@@ -15,16 +16,16 @@ import torch
 import torch.distributed as dist
 
 from fastdmt_loaders import augment
-from fastdmt_loaders.batch import Batch, EvalBatch, RawBatch, View
+from fastdmt_loaders.batch import Batch, EvalBatch, RawBatch, ShownBatch, View
 from fastdmt_loaders.dataset.dataset import AVDataset, Table
 from fastdmt_loaders.dataset.lists import Pair
 from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
-from fastdmt_loaders.parallel import cores
+from fastdmt_loaders.parallel import cores, one_thread
 from fastdmt_loaders.sources.cache import CacheSource, agreed, cache_bytes, choose_cache
-from fastdmt_loaders.sources.workers import WorkerSource, read_batch
+from fastdmt_loaders.sources.workers import WorkerSource, read_batch, show_batch
 
 log = logging.getLogger("fastdmt_loaders")
 
@@ -38,11 +39,14 @@ class Loader:
         description: what was chosen, for people.
     """
 
-    def __init__(self, source, table: Table, plan: Plan, view: View, device, dtype, max_bad: float, description: str):
+    def __init__(
+        self, source, table: Table, plan: Plan, view: View, device, dtype, max_bad: float, description: str, threads=0
+    ):
         self.source, self.table, self.plan, self.view = source, table, plan, view
         self.device, self.dtype, self.max_bad, self.description = torch.device(device), dtype, max_bad, description
         self.step = 0
         self.bad: dict[str, str] = {}
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._ahead() if self.device.type == "cuda" else map(self._finish, self.source.batches(self.step))
@@ -60,14 +64,18 @@ class Loader:
     def close(self) -> None:
         """Frees workers and cache."""
         self.source.close()
+        if self.pool:
+            self.pool.shutdown()
 
-    def _finish(self, raw: RawBatch) -> Batch:
+    def _finish(self, raw: RawBatch | ShownBatch) -> Batch:
         if raw.bad:
             self._note(raw.bad)
-        rows = self.plan.batch_labelled + self.plan.batch_unlabelled
-        draws = augment.draw(self.plan.seed, raw.step, rows)[self.plan.rows]
         ids = self.table.ids[raw.index].tolist()
-        return augment.apply(raw.to(self.device), draws, self.view, ids, self.dtype)
+        with nullcontext() if self.device.type == "cuda" else one_thread():
+            if isinstance(raw, RawBatch):
+                draws = augment.draws_of(self.plan, raw.step)
+                raw = augment.show(raw.to(self.device), draws, self.view, self.pool)
+            return augment.finish(raw, ids, self.dtype)
 
     def _ahead(self) -> Iterator[Batch]:
         """On CUDA: copies and augmentation of the next batch run on a stream of their own beside the training."""
@@ -151,6 +159,8 @@ def make_loader(
         raise DataError(f"unknown cache {cache!r}; use auto | none | host | device")
     table = dataset.table([*labelled_ids, *unlabelled_ids], view.max_boxes)
     workers = cores() if workers is None else workers
+    on_host = device.type == "cpu"
+    threads = max(1, workers) if on_host else 0
     chosen = choose_cache(len(table), view, device, plan.world, group is not None) if cache == "auto" else cache
     chosen = agreed(chosen, group) if group else chosen
     if chosen != "none":
@@ -166,9 +176,11 @@ def make_loader(
         source = DaliSource(table, plan, view, device, max(1, workers), readers, prefetch)
     else:
         description = f"torch, {workers} workers"
-        source = WorkerSource(partial(read_batch, table, plan, view), workers, prefetch, pin=device.type == "cuda")
+        # A GPU augments in no time; without one, each worker does it for its own batches.
+        read = partial(show_batch if on_host else read_batch, table, plan, view)
+        source, threads = WorkerSource(read, workers, prefetch, pin=not on_host), 0
     log.info("loader: %s", description)
-    return Loader(source, table, plan, view, device, dtype, max_bad, description)
+    return Loader(source, table, plan, view, device, dtype, max_bad, description, threads)
 
 
 def resolve_kind(kind: str, device: torch.device) -> str:

@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
+
 from fastdmt_loaders.errors import MachineError
 
 Item = TypeVar("Item")
@@ -24,6 +26,20 @@ Progress = Callable[[int, int], None]
 def cores() -> int:
     """Cores that this process may use (a container's or a batch system's share, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread in torch's operators: beside decoding processes, threads that wait for each other take their cores.
+
+    Threads started inside keep to one; what this thread had comes back at the end.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def parallel_map(

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastdmt_loaders import memory
 from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset.dataset import Table
 from fastdmt_loaders.dataset.sampler import Plan
@@ -110,6 +111,9 @@ class CacheSource:
         self.pcm = {r: torch.zeros((n, view.samples(r)), dtype=torch.int16, device=self.device) for r in view.rates}
         self.scale = {rate: np.zeros(n, np.float32) for rate in view.rates}
         self.sound = {name: _one(view, name).repeat_interleave(n, 0) for name in kept_front_ends(view, device)}
+        # Sound whose front-ends are all kept is not touched again unless it is varied.
+        names = view.front_ends if view.audio_augment != "none" else set(view.front_ends) - set(self.sound)
+        self.asked = {FRONT_ENDS[name].rate for name in names}
         self.bad: dict[int, str] = {}
         done = 0
         chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
@@ -166,21 +170,22 @@ class CacheSource:
             index = whole[self.plan.rows]
         rows = torch.from_numpy(index).to(self.device, non_blocking=True)
         if self.group is None:
-            frames, scale = self.frames[rows], {rate: scale[rows] for rate, scale in self.scale.items()}
-            pcm = {rate: pcm[rows] for rate, pcm in self.pcm.items()}
-            sound = {name: features[rows] for name, features in self.sound.items()}
+            frames, scale = memory.rows(self.frames, rows), {rate: scale[rows] for rate, scale in self.scale.items()}
+            pcm = {rate: memory.rows(pcm, rows) for rate, pcm in self.pcm.items() if rate in self.asked}
+            sound = {name: memory.rows(features, rows) for name, features in self.sound.items()}
         else:
             frames, pcm, scale, sound = self._exchange(whole)
         raw = RawBatch(
             frames.permute(0, 3, 1, 2),
-            {rate: samples.float().mul_(scale[rate][:, None]) for rate, samples in pcm.items()},
+            pcm,
             self.boxes[rows],
             self.known[rows],
             index,
             self.plan.labelled,
             step,
             sound,
-            bad,
+            scale=scale,
+            bad=bad,
         )
         return raw.pin_memory() if self.pin else raw
 
@@ -217,7 +222,7 @@ class CacheSource:
             dist.all_to_all_single(received, sent, in_rows, out_rows, group=self.group)
             return got[place]
 
-        pcm, scale = ({rate: swap(kept) for rate, kept in by.items()} for by in (self.pcm, self.scale))
+        pcm, scale = ({r: swap(kept) for r, kept in by.items() if r in self.asked} for by in (self.pcm, self.scale))
         return swap(self.frames), pcm, scale, {name: swap(kept) for name, kept in self.sound.items()}
 
     def close(self) -> None:

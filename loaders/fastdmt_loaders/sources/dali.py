@@ -25,6 +25,7 @@ import torch
 from nvidia.dali import pipeline_def, types
 from PIL import Image
 
+from fastdmt_loaders import augment
 from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset.dataset import Table
 from fastdmt_loaders.dataset.sampler import Plan
@@ -66,11 +67,12 @@ def looks_whole(data: bytes) -> bool:
     return data.startswith(PNG) and data.rfind(b"IEND") > 0 and data[24:25] != b"\x10"
 
 
-def read_encoded(table: Table, plan: Plan, view: View, clips: bool, doubtful: frozenset[int], step: int):
+def read_encoded(table: Table, plan: Plan, view: View, clips: bool, hear: bool, doubtful: frozenset[int], step: int):
     """A step's encoded frames and sounds.
 
     Frames that do not look whole, and those named doubtful, are decoded by PIL: what it refuses is broken, what it
-    reads goes on as a PNG of the final size. With `clips` all are videos that go on as they are.
+    reads goes on as a PNG of the final size. With `clips` all are videos that go on as they are. With `hear` sound
+    becomes its front-ends here.
 
     Returns:
         RawBatch without frames; uint8 [sum of sizes]; sizes int64 [N]; numbers of the clips' frames int32 [N].
@@ -93,6 +95,9 @@ def read_encoded(table: Table, plan: Plan, view: View, clips: bool, doubtful: fr
     index, items, bad = read_rows(plan, step, read)
     encoded, numbers, sounds = zip(*items, strict=True)
     raw = raw_batch(table, plan, step, index, torch.empty(0), sounds, bad)
+    if hear:
+        raw.sound, raw.sound_strong = augment.hear(raw, augment.draws_of(plan, step), view)
+        raw.pcm = {}
     sizes = np.array([len(data) for data in encoded])
     return raw, torch.from_numpy(np.concatenate(encoded)), sizes, np.array(numbers, np.int32)
 
@@ -142,7 +147,7 @@ class DaliSource:
     def _until_failure(self, step: int) -> Iterator[RawBatch]:
         """Batches from `step` on; ends when DALI fails at a frame."""
         gpu = self.device.type == "cuda"
-        read = partial(read_encoded, self.table, self.plan, self.view, self.clips, self.doubtful)
+        read = partial(read_encoded, self.table, self.plan, self.view, self.clips, not gpu, self.doubtful)
         source = WorkerSource(read, self.readers, 2, pin=gpu).batches(step)
         pipeline = self._pipeline(len(self.plan.rows))
         waiting: deque[RawBatch] = deque()

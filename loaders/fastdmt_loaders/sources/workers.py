@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fastdmt_loaders.batch import RawBatch, View
+from fastdmt_loaders import augment, memory
+from fastdmt_loaders.batch import RawBatch, ShownBatch, View
 from fastdmt_loaders.dataset.dataset import Table
 from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.pictures import read_frame
@@ -18,6 +19,7 @@ from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError, MachineError
 
 Item = TypeVar("Item")
+Read = TypeVar("Read")
 SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
 
 
@@ -56,7 +58,10 @@ def raw_batch(
     table: Table, plan: Plan, step: int, index: np.ndarray, frames: torch.Tensor, sounds: list, bad: dict[int, str]
 ) -> RawBatch:
     """What was read, as a RawBatch; `sounds` holds rate -> PCM of each row."""
-    pcm = {rate: torch.from_numpy(np.stack([sound[rate] for sound in sounds])) for rate in sounds[0]}
+    pcm = {}
+    for rate, first in sounds[0].items():
+        pcm[rate] = memory.empty((len(sounds), len(first)))
+        np.stack([sound[rate] for sound in sounds], out=pcm[rate].numpy())
     boxes, known = torch.from_numpy(table.boxes[index]), torch.from_numpy(table.known[index])
     return RawBatch(frames, pcm, boxes, known, index, plan.labelled, step, bad=bad)
 
@@ -64,8 +69,14 @@ def raw_batch(
 def read_batch(table: Table, plan: Plan, view: View, step: int) -> RawBatch:
     """A step's items, decoded here."""
     index, items, bad = read_rows(plan, step, lambda item: read_item(table, item, view))
-    frames = torch.from_numpy(np.stack([frame for frame, _ in items])).permute(0, 3, 1, 2)
-    return raw_batch(table, plan, step, index, frames, [sound for _, sound in items], bad)
+    frames = memory.empty((len(items), view.resize, view.resize, 3), torch.uint8)
+    np.stack([frame for frame, _ in items], out=frames.numpy())
+    return raw_batch(table, plan, step, index, frames.permute(0, 3, 1, 2), [sound for _, sound in items], bad)
+
+
+def show_batch(table: Table, plan: Plan, view: View, step: int) -> ShownBatch:
+    """A step's items, decoded and augmented here: what is left to do are the frames' floats."""
+    return augment.show(read_batch(table, plan, view, step), augment.draws_of(plan, step), view)
 
 
 @dataclass
@@ -82,25 +93,25 @@ class _From(Sampler):
 
 
 @dataclass
-class WorkerSource(Dataset):
+class WorkerSource(Dataset, Generic[Read]):
     """Batches by a pool of DataLoader workers, one batch a task; 0 workers read in this process.
 
     Args:
         read: step -> batch; runs in the workers.
     """
 
-    read: Callable[[int], RawBatch]
+    read: Callable[[int], Read]
     workers: int
     prefetch: int
     pin: bool
 
-    def __getitem__(self, step: int) -> RawBatch | DataError:
+    def __getitem__(self, step: int) -> Read | DataError:
         try:
             return self.read(step)
         except DataError as error:
             return error  # raised in a worker, it would arrive wrapped in a traceback
 
-    def batches(self, step: int) -> Iterator[RawBatch]:
+    def batches(self, step: int) -> Iterator[Read]:
         extra = {"prefetch_factor": self.prefetch} if self.workers else {}
         loader = DataLoader(
             self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra

@@ -183,10 +183,10 @@ def test_a_marked_object_lies_in_its_box_after_dali(own_root):
             # Two pixels about the edge are left out: there the resize has mixed the colours.
             inside = ((at > y0 + 2) & (at < y1 - 2))[:, None] & ((at > x0 + 2) & (at < x1 - 2))
             outside = ~(((at > y0 - 2) & (at < y1 + 2))[:, None] & ((at > x0 - 2) & (at < x1 + 2)))
-            kept = augment.kept(
-                {n: torch.from_numpy(draws[row : row + 1, i]) for i, n in enumerate(augment.COLUMNS)}, 64
-            )
-            for frames, seen in ((batch.frames_weak, torch.ones(64, 64)), (batch.frames_strong, kept[0])):
+            y0, y1, x0, x1 = augment.recipe(draws, view.resize, 64).erased[row]
+            kept = torch.ones(64, 64)
+            kept[y0:y1, x0:x1] = 0
+            for frames, seen in ((batch.frames_weak, torch.ones(64, 64)), (batch.frames_strong, kept)):
                 red, blue = (frames[row, c] * augment.STD[c] + augment.MEAN[c] for c in (0, 2))
                 assert (red > blue)[inside & (seen > 0)].all() and (red < blue)[outside & (seen > 0)].all()
             checked += int(inside.any())
