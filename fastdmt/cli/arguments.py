@@ -85,6 +85,29 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """A page to play with, on this machine alone: any picture or video with any sound, both teachers, the threshold.
+
+    Dropped files stay on this machine and are deleted when the server ends (Ctrl-C).
+    """
+
+    run: Positional[Path]
+    """Run folder that `train`, `import` or `export` wrote."""
+    data: Path | None = None
+    """Data folder whose test clips are offered as examples; default: the run's, where it is there."""
+    examples: int = 9
+    """Clips offered."""
+    port: int = 0
+    """Port; 0: any free one."""
+    largest: int = 200
+    """MiB of one dropped file."""
+    browser: bool = True
+    """Open the page, where there is a desktop."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Train algorithms, or any variants, with equal data, steps and seeds; print mean, spread, what differences mean.
 

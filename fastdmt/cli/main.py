@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (arguments.Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (arguments.Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
+    "serve": (arguments.Serve, "serve:serve", "a local page: drop pictures and sounds, swap them, move the threshold"),
     "compare": (arguments.Compare, "compare:compare", "several algorithms, several seeds, one table"),
     "import": (arguments.Import, "commands:import_checkpoint", "a checkpoint of EZ-VSL, SLAVC or LVS as a run"),
     "export": (arguments.Export, "commands:export", "weights, settings and a model card in one folder"),
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 READERS = (
     arguments.Eval,
     arguments.Predict,
+    arguments.Serve,
     arguments.Import,
     arguments.Export,
     arguments.DataBoxes,
@@ -149,7 +151,7 @@ def _check_paths(config: object) -> None:
         path = getattr(config, name, None)
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
-    if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Export)):
+    if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Serve, arguments.Export)):
         saved = load_config(config.run)
         if isinstance(config, arguments.Eval) and config.data is None:
             require_data(saved)

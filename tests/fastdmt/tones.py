@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -80,7 +81,7 @@ class ToneModel:
     size, front_ends, device = 64, ("spectrogram",), torch.device("cpu")
 
     def __init__(self, wrong: tuple[int, ...] = ()) -> None:
-        self.cfg = SimpleNamespace(data=SimpleNamespace(seconds=3.0), pseudo=SimpleNamespace(delta=0.6))
+        self.cfg = SimpleNamespace(data=SimpleNamespace(seconds=3.0), pseudo=SimpleNamespace(delta=0.6, tau=0.7))
         self.wrong, self.heard = wrong, []
 
     def places(self, sound: dict[str, torch.Tensor]) -> list[int | None]:
@@ -119,6 +120,19 @@ class ToneModel:
         p = self.maps(None, {"spectrogram": spectrogram(torch.from_numpy(pcm)[None])}, source)
         size = frame.shape[:2]
         return torch.nn.functional.interpolate(p[:, None], size=size, mode="bilinear")[0, 0].numpy()
+
+
+def maps_of(answer: dict) -> dict[str, np.ndarray]:
+    """P [side, side] of every map in an answer of `fastdmt.reports.play`."""
+    shape = (answer["side"], answer["side"])
+    return {k: np.frombuffer(base64.b64decode(v), np.uint8).reshape(shape) / 255 for k, v in answer["maps"].items()}
+
+
+def marked(p: np.ndarray) -> int | None:
+    """The one place whose centre is at or above the threshold, if any."""
+    found = [k for k in range(PLACES) if p[tuple(((box(k)[:2] + 0.14) * len(p)).astype(int)[::-1])] >= 0.5]
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def write_video(path: Path, places: tuple[int, ...] = (0, 8), each: int = 4, codecs=("libx264", "aac")) -> Path:

@@ -1,23 +1,16 @@
 """The page of a video: self-contained, and working in a real browser (headless Chromium, where there is one)."""
 
 import base64
-import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from browser import Browser, needs_browser
 from tones import ToneModel, box, write_video
 
 from fastdmt.reports.predict import predict
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -45,66 +38,9 @@ def test_video_of_a_form_that_browsers_do_not_play_is_converted(tmp_path):
     assert re.search(r'src="data:video/(mp4|webm);base64', written[-1].read_text(encoding="utf-8"))
 
 
-class Browser:
-    """Chromium over its debugging pipe: NUL-separated JSON on file descriptors 3 and 4."""
-
-    def __init__(self, page: Path, profile: Path) -> None:
-        self.count = 0
-        their_in, to_them = os.pipe()
-        from_them, their_out = os.pipe()
-        flags = "--headless=new --no-sandbox --disable-gpu --mute-audio --no-first-run --remote-debugging-pipe"
-        flags += f" --autoplay-policy=no-user-gesture-required --window-size=900,900 --user-data-dir={profile}"
-        command = f'exec "$0" {flags} about:blank 3<&{their_in} 4>&{their_out}'
-        self.process = subprocess.Popen(
-            ["bash", "-c", command, CHROMIUM], pass_fds=(their_in, their_out), stderr=subprocess.DEVNULL
-        )
-        os.close(their_in), os.close(their_out)
-        self.out, self.inp = os.fdopen(to_them, "wb"), os.fdopen(from_them, "rb")
-        target = self.call("Target.createTarget", url=page.as_uri())["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method: str, **params):
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        if hasattr(self, "session"):
-            message["sessionId"] = self.session
-        self.out.write(json.dumps(message).encode() + b"\0")
-        self.out.flush()
-        while True:
-            text = b"".join(iter(lambda: self.inp.read(1), b"\0"))
-            answer = json.loads(text)
-            if answer.get("id") == self.count:
-                return answer.get("result", answer)
-
-    def run(self, script: str):
-        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "result" in answer and "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def wait(self, condition: str, seconds: float = 30) -> None:
-        """Until a condition holds; a page that is still being loaded has none."""
-        end = time.monotonic() + seconds
-        while True:
-            answer = self.call("Runtime.evaluate", expression=condition, returnByValue=True)
-            if answer.get("result", {}).get("value") is True:
-                return
-            assert time.monotonic() < end, f"{condition} did not come true: {answer}"
-            time.sleep(0.05)
-
-    def picture(self) -> np.ndarray:
-        data = self.call("Page.captureScreenshot", format="png")["data"]
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        self.out.close(), self.inp.close()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_video_plays_and_sliders_change_what_is_seen(page, tmp_path):
-    browser = Browser(page, tmp_path / "profile")
-    try:
+    with Browser(page.as_uri(), tmp_path / "profile") as browser:
         browser.wait("document.readyState == 'complete' && document.querySelector('video').readyState > 1")
         seek = "new Promise(r => {{ const v = document.getElementById('video'); "
         seek += "v.addEventListener('seeked', () => setTimeout(r, 100), {{once: true}}); v.currentTime = {}; }})"
@@ -125,22 +61,19 @@ def test_video_plays_and_sliders_change_what_is_seen(page, tmp_path):
             assert np.abs(patch(first, place) - patch(later, place)).mean() > 25
 
         def slide(name, value):
-            change = f"s.value = {value}; s.dispatchEvent(new Event('input'));"
-            browser.run(f"(s => {{ {change} }})(document.getElementById('{name}'))")
+            browser.slide(name, value)
             return browser.picture()
 
         clear = slide("opacity", 0)
         assert np.abs(patch(later, 8) - patch(clear, 8)).mean() > 25
         slide("opacity", 1)
         strict = slide("threshold", 1)
-        assert "0.0 % of the frame at or above 1.00" in browser.run("document.getElementById('now').textContent")
+        assert "0.0 % of the frame at or above 1.00" in browser.text("now")
         loose = slide("threshold", 0)
-        assert "100.0 % of the frame at or above 0.00" in browser.run("document.getElementById('now').textContent")
+        assert "100.0 % of the frame at or above 0.00" in browser.text("now")
         assert np.abs(patch(loose, 4) - patch(strict, 4)).mean() > 25
 
         browser.run(seek.format(0.5))
         browser.run("document.getElementById('play').click()")
         browser.wait("(v => v.currentTime > 0.8 && !v.paused)(document.querySelector('video'))")
-        assert browser.run("document.getElementById('play').textContent") == "Pause"
-    finally:
-        browser.close()
+        assert browser.text("play") == "Pause"
