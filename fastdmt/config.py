@@ -7,7 +7,6 @@ The help texts end with marks that say where a default comes from; `TrainConfig`
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -314,7 +313,10 @@ class TrainConfig:
         )
         require(self.scale.workers_cpu == 1 or self.scale.gpus == 0, "--workers-cpu goes with --gpus 0")
         require(self.optim.batch % self.scale.accumulate == 0, "--batch must divide by --accumulate")
-        require(self.data.size >= 32, "--size must be at least 32 pixels")
+        require(32 <= self.data.size <= 8192, "--size must be 32 to 8192 pixels")
+        require(0.1 <= self.data.seconds <= 600, "--seconds must lie in 0.1..600")
+        require(1 <= self.model.dim <= 65536, "--dim must lie in 1..65536")
+        require(self.model.temperature > 0, "--temperature must be positive")
         require(min(self.data.labels, self.data.val, self.data.test) >= 0, "--labels, --val and --test are counts")
 
     @property
@@ -339,49 +341,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def to_dict(config: Any) -> Any:
-    """Plain JSON types; the inverse is `from_dict`."""
+    """Plain JSON types; the inverse is `fastdmt.runs.settings.from_dict`."""
     if dataclasses.is_dataclass(config):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return str(config) if isinstance(config, Path) else list(config) if isinstance(config, tuple) else config
-
-
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Rebuild a saved configuration.
-
-    Raises:
-        FastDMTError: a field that this version does not know, by name.
-    """
-    return _build(TrainConfig, values)
-
-
-def _build(cls: type, values: dict[str, Any]) -> Any:
-    if cls is TrainConfig and "method" in values:  # its name until version 0.2
-        values = {"algorithm": values["method"], **{k: v for k, v in values.items() if k != "method"}}
-    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-    require(not unknown, f"config.json holds settings this version does not know: {', '.join(sorted(unknown))}")
-    groups = {"data": DataConfig, "model": ModelConfig, "pseudo": PseudoLabelConfig, "optim": OptimConfig}
-    groups["scale"] = ScaleConfig
-    out = {}
-    for name, value in values.items():
-        if cls is TrainConfig and name in groups:
-            value = _build(groups[name], value)
-        elif name in ("root", "run", "warm_from", "feature_cache"):
-            value = None if value is None else Path(value)
-        elif name == "affine_init":
-            value = tuple(value)
-        out[name] = value
-    return cls(**out)
-
-
-def load_config(run: Path) -> TrainConfig:
-    """The resolved configuration of a run folder.
-
-    Raises:
-        FastDMTError: not a run folder, or a damaged config.json.
-    """
-    path = run / "config.json"
-    require(path.is_file(), f"{run} is not a run folder: it has no config.json; give the folder that `train` wrote")
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise FastDMTError(f"{path} cannot be read ({error}); restore it or train again") from None

@@ -62,6 +62,8 @@ class Eval:
     """Items a batch."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+    trust_localizer: str | None = None
+    """The package.module:Class of a run with a localizer of one's own: it is imported. Only code that you know."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Predict:
     """Also write a player: a self-contained page, the video under its map with opacity and threshold sliders."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+    trust_localizer: str | None = None
+    """The package.module:Class of a run with a localizer of one's own: it is imported. Only code that you know."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Serve:
     """Open the page, where there is a desktop."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+    trust_localizer: str | None = None
+    """The package.module:Class of a run with a localizer of one's own: it is imported. Only code that you know."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,8 @@ class Export:
     """Also README.md, a model card with the table of `eval`; files only, nothing is sent anywhere."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint."""
+    trust_localizer: str | None = None
+    """The package.module:Class of a run with a localizer of one's own: it is imported. Only code that you know."""
 
 
 @dataclass(frozen=True)

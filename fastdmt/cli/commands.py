@@ -71,7 +71,9 @@ def evaluate_run(args: arguments.Eval) -> int:
     """`fastdmt eval`."""
     require(args.suite is None or args.list is None, "--suite names its own list; leave --list or --suite out")
     require(args.lists is None or args.suite is not None, "--lists belongs to --suite; add --suite NAME")
-    model = with_options(load(args.run, args.weights, args.device), args.flip, args.scales, args.object_guided)
+    model = with_options(
+        load(args.run, args.weights, args.device, args.trust_localizer), args.flip, args.scales, args.object_guided
+    )
     parts = [args.suite or "", *model.options] if args.suite or model.options else []
     out = args.out or args.run / "eval" / "-".join(part.replace(" ", "-") for part in parts if part)
     common = {"source": args.map, "shuffle_sound": args.shuffle_sound, "batch": args.batch}
@@ -131,7 +133,7 @@ def save_evaluation(
     out.mkdir(parents=True, exist_ok=True)
     CONSOLE.print(suite.table() if suite else result.table())
     result.to_json(out / "metrics.json")
-    facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg.run)
+    facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg)
     if result.options:
         facts["test-time options"] = ", ".join(result.options)
     if suite and suite.warnings:
@@ -144,7 +146,7 @@ def save_evaluation(
 
 def predict_files(args: arguments.Predict) -> int:
     """`fastdmt predict`."""
-    model = load(args.run, device=args.device)
+    model = load(args.run, device=args.device, trust_localizer=args.trust_localizer)
     with bar(CONSOLE, "localizing") as tick:
         written = predict(
             model, args.inputs, args.out, source=args.map, fps=args.fps, player=args.player, progress=tick
@@ -158,7 +160,7 @@ def demo(cfg: TrainConfig) -> int:
     """`fastdmt demo`: files, training, evaluation and pictures; a second call goes on where the first one stopped."""
     if not trained(cfg):
         return 130
-    model = load(cfg.run)
+    model = load(cfg.run, trust_localizer=cfg.model.localizer)
     out = cfg.run / "eval"
     save_evaluation(model, evaluation(model), out)
     videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
@@ -188,6 +190,6 @@ def import_checkpoint(args: arguments.Import) -> int:
 
 def export(args: arguments.Export) -> int:
     """`fastdmt export`."""
-    for path in export_run(args.run, args.out, args.hub_layout, args.weights):
+    for path in export_run(args.run, args.out, args.hub_layout, args.weights, args.trust_localizer):
         CONSOLE.print(f"written: {path}", soft_wrap=True, highlight=False)
     return 0

@@ -159,7 +159,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
     CONSOLE.rule(f"{name}, seed {cfg.seed}" + (f", {cfg.data.labels} labels" if cfg.data.labels else ""))
     if not trained(cfg):
         return None
-    model = load(run, "last")
+    model = load(run, "last", trust_localizer=cfg.model.localizer)
     items = str((run / "lists" / "validation.txt").resolve()) if split == "val" else None
     result = evaluation(model, list_name=items)
     pair, sounding = result.summary, [p for p, sounds in zip(result.pairs, result.sounding, strict=True) if sounds]

@@ -16,9 +16,10 @@ import tyro
 from fastdmt.cli import arguments
 from fastdmt.cli.helping import completion, short_help
 from fastdmt.cli.helping import fields as option_fields
-from fastdmt.config import TrainConfig, load_config
+from fastdmt.config import TrainConfig
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset, require_data
+from fastdmt.runs.settings import load_config
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
@@ -152,7 +153,7 @@ def _check_paths(config: object) -> None:
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
     if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Serve, arguments.Export)):
-        saved = load_config(config.run)
+        saved = load_config(config.run, config.trust_localizer)
         if isinstance(config, arguments.Eval) and config.data is None:
             require_data(saved)
     if isinstance(config, (TrainConfig, arguments.Compare)):
@@ -177,7 +178,7 @@ def _train_default(args: list[str]) -> TrainConfig:
     """What single flags replace: the named preset, or the saved configuration of the run that is resumed."""
     run = _flag(args, "--run")
     if "--resume" in args and _flag(args, "--preset") is None:
-        saved = load_config(Path(run) if run else TrainConfig().run)
+        saved = load_config(Path(run) if run else TrainConfig().run, _flag(args, "--localizer"))
         return dataclasses.replace(saved, run=Path(run) if run else saved.run)
     return preset(_flag(args, "--preset") or "demo")
 
@@ -196,9 +197,6 @@ def main(args: Sequence[str] | None = None) -> int:
     # Waiting OpenMP threads spin; where others want the cores that makes a step five times as long. The default spins
     # for some 100 ms, this for microseconds, and costs nothing on a quiet machine. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # A localizer of one's own (--localizer my_localizer:Class) lies where the command is given.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
     try:
         run, config = parse(sys.argv[1:] if args is None else list(args))
         return run(config) or 0

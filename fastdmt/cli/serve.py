@@ -24,7 +24,7 @@ from fastdmt_loaders import DataError
 def serve(args: arguments.Serve) -> int:
     """`fastdmt serve`: exit code 0 when it was told to end."""
     require(args.largest > 0, f"--largest {args.largest} must be positive: it is MiB of one dropped file")
-    model = load(args.run, device=args.device)
+    model = load(args.run, device=args.device, trust_localizer=args.trust_localizer)
     clips = examples(model, args)
     signal.signal(signal.SIGTERM, _stop)
     with Server(model, clips, args.port, args.largest * 2**20, f"FastDMT: {args.run.name}") as server:

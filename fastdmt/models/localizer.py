@@ -7,6 +7,8 @@ A new localizer is a subclass of `Localizer` in one file: projections in `__init
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -161,12 +163,17 @@ def conv_heads(visual: int, audio: int, dim: int, dropout: float) -> tuple[nn.Mo
 
 
 def localizer_class(name: str) -> type[Localizer]:
-    """The class behind a name of `fastdmt.names.LOCALIZERS`, or behind `package.module:Class`."""
+    """The class behind a name of `fastdmt.names.LOCALIZERS`, or behind `package.module:Class`, which is imported.
+
+    Whoever takes the name from a file must have the user's word for it: see `fastdmt.runs.settings.load_config`.
+    """
     place = LOCALIZERS[name].place if name in LOCALIZERS else name
     module, _, attribute = place.partition(":")
     if not attribute:
         known = ", ".join(LOCALIZERS)
         raise FastDMTError(f"localizer '{name}' is unknown; choose one of {known}, or give package.module:Class")
+    if name not in LOCALIZERS and os.getcwd() not in sys.path:  # one's own lies where the command is given
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdmt.config import TrainConfig, load_config, require
+from fastdmt.config import TrainConfig, require
 from fastdmt.distributed.processes import device_named
 from fastdmt.distributed.sharding import assign
 from fastdmt.errors import FastDMTError
@@ -23,6 +23,7 @@ from fastdmt.models.pretrained import load_weights
 from fastdmt.models.probability import probability_map
 from fastdmt.names import HEADS_ALONE, MAP_SOURCES
 from fastdmt.runs import checkpoint
+from fastdmt.runs.settings import load_config
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.decode.pictures import resize
 from fastdmt_loaders.frontends import FRONT_ENDS
@@ -203,19 +204,23 @@ def freeze(localizer: Localizer) -> Localizer:
     return localizer.eval().requires_grad_(False)
 
 
-def load(run: str | Path, which: str = "best", device: str | torch.device = "auto") -> Model:
+def load(
+    run: str | Path, which: str = "best", device: str | torch.device = "auto", trust_localizer: str | None = None
+) -> Model:
     """The model of a run folder.
 
     Args:
         run: folder that `fastdmt train`, `export` or `import` wrote.
         which: "best" by validation, or "last".
         device: where it shall live; auto: the GPU where there is one.
+        trust_localizer: the `package.module:Class` of a run with a localizer of one's own; it is imported.
 
     Raises:
-        FastDMTError: not a run, nothing trained yet, damaged, or of another model.
+        FastDMTError: not a run, nothing trained yet, damaged, of another model, or with a localizer that is code and
+            not the trusted one.
     """
     run = Path(run)
-    cfg = dataclasses.replace(load_config(run), run=run)
+    cfg = dataclasses.replace(load_config(run, trust_localizer), run=run)
     path = weights_file(run, which)
     model, _ = Model.build(cfg, pretrained=False)
     model.load_tensors(checkpoint.read_weights(path), path)

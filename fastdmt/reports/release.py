@@ -13,7 +13,7 @@ import json
 import re
 from pathlib import Path
 
-from fastdmt.config import DataConfig, ModelConfig, TrainConfig, load_config, require, to_dict
+from fastdmt.config import DataConfig, ModelConfig, TrainConfig, require, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.result import RULES
 from fastdmt.files import write_text
@@ -21,6 +21,7 @@ from fastdmt.models.foreign import import_checkpoint
 from fastdmt.models.pair import ORIGINS, RELEASED, keep_origins, weights_file
 from fastdmt.names import CONTRASTIVE_ONLY
 from fastdmt.runs import checkpoint
+from fastdmt.runs.settings import load_config
 
 
 def import_run(kind: str, path: Path, out: Path) -> list[str]:
@@ -52,7 +53,9 @@ def import_run(kind: str, path: Path, out: Path) -> list[str]:
     return keep_origins(out, [f"localizers A and B: {kind} checkpoint {path.name}"])
 
 
-def export_run(run: Path, out: Path, card: bool = False, which: str = "best") -> list[Path]:
+def export_run(
+    run: Path, out: Path, card: bool = False, which: str = "best", trust_localizer: str | None = None
+) -> list[Path]:
     """The teachers of a run as one weight file beside its settings.
 
     Args:
@@ -60,6 +63,7 @@ def export_run(run: Path, out: Path, card: bool = False, which: str = "best") ->
         out: a new folder.
         card: also README.md, the model card; it quotes RUN/eval/metrics.json.
         which: "best" by validation, or "last".
+        trust_localizer: see `fastdmt.load`.
 
     Returns:
         The files written.
@@ -67,11 +71,12 @@ def export_run(run: Path, out: Path, card: bool = False, which: str = "best") ->
     Raises:
         FastDMTError: no weights yet, or, for a card, no evaluation; `out` holds a run.
     """
-    cfg = load_config(run)
+    cfg = dataclasses.replace(load_config(run, trust_localizer), run=run)
     weights = weights_file(run, which)
     measured = run / "eval" / "metrics.json"
     require(not card or measured.is_file(), f"{measured} does not exist; a card quotes it: fastdmt eval {run}")
     _new_folder(out)
+    facts = facts_of(cfg)
     tensors = {k: t for k, t in checkpoint.read_weights(weights).items() if k.startswith("teachers.")}
     # Names of files tell nothing elsewhere but the names of this machine's folders.
     given = {k: getattr(cfg.model, k) for k in ("visual_weights", "audio_weights_a", "audio_weights_b")}
@@ -90,20 +95,22 @@ def export_run(run: Path, out: Path, card: bool = False, which: str = "best") ->
         keep_origins(out, [_without_folder(line) for line in origins])
         written.append(out / ORIGINS)
     if card:
-        write_text(out / "README.md", model_card(run, out.name, json.loads(measured.read_text(encoding="utf-8"))))
+        write_text(
+            out / "README.md", model_card(cfg, facts, out.name, json.loads(measured.read_text(encoding="utf-8")))
+        )
         written.append(out / "README.md")
     return written
 
 
-def model_card(run: Path, name: str, measured: dict) -> str:
+def model_card(cfg: TrainConfig, facts: dict[str, str], name: str, measured: dict) -> str:
     """Markdown with YAML front matter, as the hubs read it; every figure beside its context.
 
     Args:
-        run: its configuration, lists and origins are quoted.
+        cfg, facts: of the run; see `facts_of`.
         name: title, and the folder in the example.
         measured: what `Result.to_json` wrote.
     """
-    cfg, summary, protocol = load_config(run), measured["summary"], measured["protocol"]
+    summary, protocol = measured["summary"], measured["protocol"]
     shuffled = " Every frame was given another item's sound." if protocol["shuffled_sounds"] else ""
     options = f" Test-time options: {', '.join(protocol['options'])}." if protocol.get("options") else ""
     rows = [
@@ -111,7 +118,6 @@ def model_card(run: Path, name: str, measured: dict) -> str:
         f"{_pair(summary[rule], 'other_') if 'other_ciou' in summary[rule] else ''} |"
         for rule in RULES
     ]
-    facts = "\n".join(f"- {key}: {value}" for key, value in facts_of(run).items())
     return f"""---
 library_name: fastdmt
 tags:
@@ -147,13 +153,13 @@ protocol. Compare only figures of one protocol. The cap is the best that any map
 
 ## Training
 
-{facts}
+{chr(10).join(f"- {key}: {value}" for key, value in facts.items())}
 """
 
 
-def facts_of(run: Path) -> dict[str, str]:
-    """What a reader of a report should know of a run, by title."""
-    cfg = load_config(run)
+def facts_of(cfg: TrainConfig) -> dict[str, str]:
+    """What a reader of a report should know of the run in the folder `cfg.run`, by title."""
+    run = cfg.run
     facts = {"algorithm": f"{cfg.algorithm}, localizer {cfg.model.localizer}, preset {cfg.preset}, seed {cfg.seed}"}
     split = run / "split.json"
     if split.is_file():

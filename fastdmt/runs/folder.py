@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastdmt.config import TrainConfig, load_config, moves_numbers, require, to_dict
+from fastdmt.config import TrainConfig, moves_numbers, require, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.runs import checkpoint
+from fastdmt.runs.settings import load_config
 
 
 def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
@@ -34,7 +35,7 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
             path.is_file(),
             f"nothing to resume in {run}: it has no config.json; leave --resume out, or give the run's folder",
         )
-        changed = differences(load_config(run), cfg)
+        changed = differences(load_config(run, cfg.model.localizer), cfg)
         require(
             not changed,
             f"{path} says otherwise: {'; '.join(changed)}; resume with the same settings, or give another --run",

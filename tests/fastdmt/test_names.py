@@ -13,12 +13,13 @@ import fastdmt
 from fastdmt import names
 from fastdmt.algorithm.pseudo_labels import CLASSES
 from fastdmt.cli.main import parse
-from fastdmt.config import TrainConfig, from_dict, load_config, to_dict
+from fastdmt.config import TrainConfig, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.suites import PUBLISHED
 from fastdmt.models.encoders import AUDIO, VISUAL
 from fastdmt.models.foreign import NAMES, SETTINGS
 from fastdmt.models.localizer import localizer_class
+from fastdmt.runs.settings import from_dict, load_config
 from fastdmt_loaders.frontends import FRONT_ENDS
 
 CHOICES = {*names.ALGORITHMS, *names.LOCALIZERS, *names.AUDIO_ENCODERS, *names.VISUAL_ENCODERS, "intersection"}

@@ -2,9 +2,10 @@
 
 import pytest
 
-from fastdmt.config import from_dict, to_dict
+from fastdmt.config import to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import PRESETS, preset
+from fastdmt.runs.settings import from_dict
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,10 +11,10 @@ from tiny_runs import QUIET, final, tiny, train
 import fastdmt.data.run_data as run_data
 from fastdmt import load
 from fastdmt.cli.main import main
-from fastdmt.config import load_config
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
 from fastdmt.runs import checkpoint
+from fastdmt.runs.settings import load_config
 from fastdmt.training.trainer import Trainer
 from fastdmt_loaders.tools.demo import make_demo
 
