@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,9 +16,31 @@ FIRST_S = 2.0  # until the first line, so that nobody thinks that it hangs
 LINE_S = 10.0  # seconds between two lines where there is no terminal; a long run's lines thin out
 
 
+# Control characters, line separators, and the halves of bytes that are no UTF-8 in a file's name.
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 def make_console() -> Console:
-    """As wide as the terminal, or wide enough for every table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    """As wide as the terminal, or wide enough for every table where there is none; brackets in names are no markup."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
+
+
+def one_line(text: str) -> str:
+    """Text that may hold names of files, with whatever would break or colour a line written as an escape."""
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: brackets are no markup, long paths are not cut, what the stream cannot show is replaced."""
+    shown = one_line(text).encode(console.encoding, "replace").decode(console.encoding)
+    console.print(shown, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def forgive_encodings() -> None:
+    """A standard output that is not UTF-8 (cron, a Windows pipe) shows ? for what it lacks, and ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 CONSOLE = make_console()
@@ -45,7 +68,7 @@ class Meter:
         self.due = self.began + (LINE_S if brief else FIRST_S)
         self.shown: int | None = None
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -102,7 +125,7 @@ class Meter:
         else:
             when = "" if left is None else f", {clock(left)} left"
         figures = f"  {' '.join(self.figures.split())}" if self.figures else ""
-        self.console.print(f"{self.text} {count}{when}{figures}", highlight=False, markup=False, soft_wrap=True)
+        say(self.console, f"{self.text} {count}{when}{figures}")
         self.shown = self.done
         # An hour has 360 lines at most, a week no more than a few thousand.
         self.due = now + min(max(LINE_S, 0.02 * (now - self.began)), 300.0)

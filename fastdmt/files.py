@@ -31,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

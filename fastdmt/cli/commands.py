@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastdmt.cli import arguments
 from fastdmt.config import TrainConfig, require
-from fastdmt.console import CONSOLE, bar
+from fastdmt.console import CONSOLE, bar, say
 from fastdmt.data.run_data import open_files, relocate, test_pairs, trained_ids
 from fastdmt.distributed.processes import World, start
 from fastdmt.evaluation.evaluate import evaluate
@@ -54,9 +54,9 @@ def trained(cfg: TrainConfig) -> bool:
 def _say_next(outcome: Outcome) -> int:
     score = best_validation(outcome.run)
     found = "" if score is None else f" (best validation CIoU@0.5 {100 * score:.1f}%)"
-    CONSOLE.print(f"done: {outcome.run}{found}; next:", soft_wrap=True, highlight=False, markup=False)
+    say(CONSOLE, f"done: {outcome.run}{found}; next:")
     for line in (f"fastdmt eval {outcome.run}", f"fastdmt predict {outcome.run} FRAME SOUND"):
-        CONSOLE.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        say(CONSOLE, f"  {line}")
     return 0
 
 
@@ -129,9 +129,8 @@ def evaluation(
 def save_evaluation(
     model: Model, result: Result, out: Path, weights: str = "best", suite: SuiteResult | None = None
 ) -> None:
-    """Table on the terminal; JSON and report on disk."""
+    """JSON and report on disk, then the table on the terminal: what was computed is never lost to a screen."""
     out.mkdir(parents=True, exist_ok=True)
-    CONSOLE.print(suite.table() if suite else result.table())
     result.to_json(out / "metrics.json")
     facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg)
     if result.options:
@@ -141,7 +140,8 @@ def save_evaluation(
     published = suite.rows() if suite else ()
     write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
     write_strip(result, out / "strip.png")
-    CONSOLE.print(f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}", soft_wrap=True)
+    CONSOLE.print(suite.table() if suite else result.table())
+    say(CONSOLE, f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}")
 
 
 def predict_files(args: arguments.Predict) -> int:
@@ -152,7 +152,7 @@ def predict_files(args: arguments.Predict) -> int:
             model, args.inputs, args.out, source=args.map, fps=args.fps, player=args.player, progress=tick
         )
     for path in written:
-        CONSOLE.print(str(path), soft_wrap=True)
+        say(CONSOLE, str(path))
     return 0
 
 
@@ -166,7 +166,8 @@ def demo(cfg: TrainConfig) -> int:
     videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
     with bar(CONSOLE, "localizing in a video") as tick:
         written = predict(model, videos, cfg.run / "predictions", player=True, progress=tick) if videos else []
-    CONSOLE.print("\nEverything lies in:", highlight=False)
+    say(CONSOLE, "")
+    say(CONSOLE, "Everything lies in:")
     places = {
         cfg.data.root: "the demo's files, in the field's layout",
         out / "report.html": "tables, and the best, worst and random items",
@@ -176,20 +177,20 @@ def demo(cfg: TrainConfig) -> int:
     }
     places |= {path: "a video with its map" for path in written if path.suffix in (".mp4", ".html")}
     for path, text in places.items():
-        CONSOLE.print(f"  {path}  {text}", soft_wrap=True, highlight=False)
+        say(CONSOLE, f"  {path}  {text}")
     return 0
 
 
 def import_checkpoint(args: arguments.Import) -> int:
     """`fastdmt import`."""
     for line in import_run(args.localizer, args.checkpoint, args.out):
-        CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
-    CONSOLE.print(f"written: {args.out}; next: fastdmt eval {args.out} --data ROOT --suite vggss", soft_wrap=True)
+        say(CONSOLE, line)
+    say(CONSOLE, f"written: {args.out}; next: fastdmt eval {args.out} --data ROOT --suite vggss")
     return 0
 
 
 def export(args: arguments.Export) -> int:
     """`fastdmt export`."""
     for path in export_run(args.run, args.out, args.hub_layout, args.weights, args.trust_localizer):
-        CONSOLE.print(f"written: {path}", soft_wrap=True, highlight=False)
+        say(CONSOLE, f"written: {path}")
     return 0

@@ -17,11 +17,12 @@ from typing import Any
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
 from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
-from fastdmt.console import CONSOLE
+from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files
 from fastdmt.drawing.curves import write_budgets, write_curves
 from fastdmt.errors import FastDMTError
@@ -59,15 +60,9 @@ def compare(args: arguments.Compare) -> int:
                     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, labels=budget))
                 row = one_run(name, cfg, args.split, warmed)
                 if row is None:
-                    CONSOLE.print("stopped; the same command goes on where it stopped")
+                    say(CONSOLE, "stopped; the same command goes on where it stopped")
                     return 130
                 tables.setdefault(budget, {}).setdefault(name, []).append(row)
-    for budget, table in tables.items():
-        if budget:
-            CONSOLE.rule(f"{budget} labels")
-        CONSOLE.print(comparison_table(table, args.split))
-        for line in differences.sentences({name: values(runs) for name, runs in table.items()}):
-            CONSOLE.print(line, soft_wrap=True)
     last = tables[budgets[-1]]
     written = [root / "compare.json", root / "compare.html"]
     saved = {"split": args.split, "rows": last}
@@ -77,7 +72,13 @@ def compare(args: arguments.Compare) -> int:
         write_budgets(written[-1], {b: {name: values(runs) for name, runs in t.items()} for b, t in tables.items()})
     written[0].write_text(json.dumps(saved, indent=1), encoding="utf-8")
     write_curves(written[1], {name: [r["curves"] for r in runs] for name, runs in last.items()})
-    CONSOLE.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
+    for budget, table in tables.items():
+        if budget:
+            CONSOLE.rule(f"{budget} labels")
+        CONSOLE.print(comparison_table(table, args.split))
+        for line in differences.sentences({name: values(runs) for name, runs in table.items()}):
+            say(CONSOLE, line)
+    say(CONSOLE, f"written: {', '.join(map(str, written))}")
     return 0
 
 
@@ -221,5 +222,5 @@ def comparison_table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table
     for title in columns.values():
         out.add_column(title, justify="right")
     for name, runs in rows.items():
-        out.add_row(name, *(differences.mean_and_deviation(values(runs, key)) for key in columns))
+        out.add_row(Text(name), *(differences.mean_and_deviation(values(runs, key)) for key in columns))
     return out

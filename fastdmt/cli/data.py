@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastdmt import console
 from fastdmt.cli import arguments
 from fastdmt.cli.helping import command_line
 from fastdmt.config import require
@@ -24,7 +25,7 @@ LISTS = {"train.txt": "--train-list", "labelled.txt": "--labelled-list", "val.tx
 
 def say(line: str) -> None:
     """A line as it is."""
-    CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.say(CONSOLE, line)
 
 
 def say_next(*words: Any) -> None:

@@ -17,7 +17,8 @@ from fastdmt.cli import arguments
 from fastdmt.cli.helping import completion, short_help
 from fastdmt.cli.helping import fields as option_fields
 from fastdmt.config import TrainConfig
-from fastdmt.errors import FastDMTError
+from fastdmt.console import forgive_encodings, one_line
+from fastdmt.errors import FastDMTError, InputError
 from fastdmt.presets import preset, require_data
 from fastdmt.runs.settings import load_config
 
@@ -197,24 +198,16 @@ def main(args: Sequence[str] | None = None) -> int:
     # Waiting OpenMP threads spin; where others want the cores that makes a step five times as long. The default spins
     # for some 100 ms, this for microseconds, and costs nothing on a quiet machine. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    forgive_encodings()
     try:
         run, config = parse(sys.argv[1:] if args is None else list(args))
         return run(config) or 0
-    except FastDMTError as error:
-        return _refuse(error)
-    except Exception as error:
-        # Raised by a package that this one cannot import before its arguments are known to be good.
-        if type(error).__name__ == "DataError":
-            return _refuse(error)
-        raise
+    except InputError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdmt.cli import arguments
 from fastdmt.config import require
-from fastdmt.console import CONSOLE
+from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files, relocate, test_pairs
 from fastdmt.errors import FastDMTError
 from fastdmt.models.pair import Model, load
@@ -33,13 +33,13 @@ def serve(args: arguments.Serve) -> int:
             f"for this machine alone; from another one: ssh -L {server.port}:localhost:{server.port} THIS-MACHINE",
             "Ctrl-C ends it and deletes dropped files",
         ):
-            CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
+            say(CONSOLE, line)
         if args.browser and sys.stdout.isatty() and _desktop():
             webbrowser.open(server.address)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            CONSOLE.print("ended", highlight=False)
+            say(CONSOLE, "ended")
     return 0
 
 
@@ -54,7 +54,7 @@ def examples(model: Model, args: arguments.Serve) -> list[Clip]:
     except (FastDMTError, DataError) as error:
         if args.data is not None:
             raise
-        CONSOLE.print(f"no examples: {error}", soft_wrap=True, highlight=False, markup=False)
+        say(CONSOLE, f"no examples: {error}")
         return []
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(args.examples, len(pairs))).round().astype(int))
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastdmt.cli import arguments
 from fastdmt.config import require
-from fastdmt.console import CONSOLE
+from fastdmt.console import CONSOLE, say
 
 NOTICE_S = 120  # from the signal to the limit; a checkpoint takes seconds
 
@@ -53,6 +53,6 @@ def write(args: arguments.Slurm) -> int:
         port=args.port,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text, encoding="utf-8")
-    CONSOLE.print(f"written: {args.out}; next: sbatch {args.out}", soft_wrap=True)
+    args.out.write_text(text, encoding="utf-8", errors="surrogateescape")
+    say(CONSOLE, f"written: {args.out}; next: sbatch {args.out}")
     return 0

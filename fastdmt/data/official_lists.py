@@ -177,7 +177,7 @@ def _write(found: Index, root: Path, given: dict[str, Path | None]) -> None:
     if found.missing:
         path = root / "missing.csv"
         rows = [f"{i},{name},{what}" for i, name, what in found.missing]
-        path.write_text("id,list,lacks\n" + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+        path.write_text("id,list,lacks\n" + "".join(f"{row}\n" for row in rows), "utf-8", "surrogateescape")
         found.written.append(path)
         found.lines.append(f"{path}: {len({i for i, _, _ in found.missing}):,} ids that lack something")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from fastdmt.config import TrainConfig, require
 from fastdmt.console import bar
 from fastdmt.distributed.processes import World
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, InputError
 from fastdmt.names import ALGORITHMS
 from fastdmt.presets import makes_demo, require_data
 from fastdmt_loaders import (
@@ -31,7 +31,6 @@ from fastdmt_loaders import (
 )  # fmt: skip
 from fastdmt_loaders.dataset.dataset import ROLES
 from fastdmt_loaders.dataset.lists import write_list
-from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.loader import Loader
 from fastdmt_loaders.parallel import cores
 from fastdmt_loaders.tools.demo import make_demo
@@ -235,7 +234,7 @@ def _news(cfg: TrainConfig, dataset: AVDataset, split: Split) -> list[str]:
     """A line where a new run would have other roles: lists or files changed since."""
     try:
         now = _drawn(cfg, dataset)
-    except (DataError, FastDMTError):
+    except InputError:
         now = None
     if now is not None and all(getattr(now, role) == getattr(split, role) for role in ROLES):
         return []

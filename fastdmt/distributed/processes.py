@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastdmt.config import TrainConfig, require
-from fastdmt.errors import FastDMTError
+from fastdmt.console import forgive_encodings
+from fastdmt.errors import FastDMTError, told_in
 
 CONTROL_HOURS = 4  # the longest that ranks wait for rank 0: a validation, a first compilation
 SHUTDOWN_S = 20  # from the death of a worker, or a signal, to the forced end of the others
@@ -181,6 +183,7 @@ def start(cfg: TrainConfig, worker: str) -> Any:
 
 
 def _work(worker: str, cfg: TrainConfig) -> Any:
+    forgive_encodings()
     module, name = worker.split(":")
     world = join(cfg)
     try:
@@ -234,9 +237,8 @@ def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
 
 def _died(cfg: TrainConfig, rank: int, failure: Any, logs: Path) -> FastDMTError:
     text = failure.message["message"] if isinstance(failure.message, dict) else str(failure.message)
-    for name in ("FastDMTError: ", "DataError: "):
-        if name in text:
-            return FastDMTError(text.split(name, 1)[1].splitlines()[0])
+    if (told := told_in(text)) is not None:
+        return FastDMTError(told)
     newest = max(
         logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), key=lambda p: p.stat().st_mtime, default=None
     )
@@ -259,7 +261,9 @@ class Leaving:
         self.wanted, self.signal = False, None
 
     def __enter__(self) -> Leaving:
-        self.old = {s: signal.signal(s, self._hear) for s in LEAVE}
+        # Python lets the main thread alone listen; a run in another one is stopped by whoever started it.
+        alone = threading.current_thread() is threading.main_thread()
+        self.old = {s: signal.signal(s, self._hear) for s in LEAVE} if alone else {}
         return self
 
     def _hear(self, number: int, frame: Any) -> None:

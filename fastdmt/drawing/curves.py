@@ -30,7 +30,7 @@ def write_curves(path: Path, algorithms: Mapping[str, Sequence[Series]]) -> None
         f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in _coloured(algorithms)
     )
     charts = "\n".join(chart(name, title, algorithms) for name, title in TITLES.items())
-    path.write_text(page("Training curves", f"<p>{key}</p>{charts}"), encoding="utf-8")
+    path.write_text(page("Training curves", f"<p>{key}</p>{charts}"), encoding="utf-8", errors="surrogateescape")
 
 
 def write_budgets(path: Path, budgets: Mapping[int, Mapping[str, Sequence[float]]]) -> None:
@@ -65,7 +65,7 @@ def write_budgets(path: Path, budgets: Mapping[int, Mapping[str, Sequence[float]
         points = " ".join(f"{x},{y}" for x, y in means)
         body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2.5" points="{points}"/>')
     svg = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="CIoU over labels">{"".join(body)}</svg>'
-    path.write_text(page("Labels", f"<p>{' '.join(key)}</p>{svg}"), encoding="utf-8")
+    path.write_text(page("Labels", f"<p>{' '.join(key)}</p>{svg}"), encoding="utf-8", errors="surrogateescape")
 
 
 def page(title: str, content: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastdmt.errors import FastDMTError
 from fastdmt_loaders import DataError
+from fastdmt_loaders.dataset.stored import local
 from fastdmt_loaders.decode.limits import reason
 from fastdmt_loaders.decode.media import film_of, open_media, pictures_of, zero_of
 
@@ -97,7 +98,7 @@ def rewrite(
     partial = target.with_name(f".{target.name}")
     try:
         # The writer outside the reader: what fails when it closes is no fault of the source.
-        with av.open(str(partial), "w", format=suffix[1:]) as writer, _open(source) as reader:
+        with av.open(local(str(partial)), "w", format=suffix[1:]) as writer, _open(source) as reader:
             pictures, sound = film_of(reader, source), reader.streams.audio[0]
             pictures.thread_type = "AUTO"
             out = _picture_stream(writer, codec, pictures, width, height)

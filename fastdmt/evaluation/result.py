@@ -138,7 +138,7 @@ class Result:
         for rule in self.telling:
             row = s[rule]
             error = (row["ciou"] * (1 - row["ciou"]) / n) ** 0.5
-            cells = [rule, f"[bold]{_percent(row['ciou'])}[/] ±{100 * error:.1f}", _percent(row["auc"])]
+            cells = [rule, Text.assemble((_percent(row["ciou"]), "bold"), f" ±{100 * error:.1f}"), _percent(row["auc"])]
             if "other_ciou" in row:
                 cells += [
                     f"{_percent(row['other_ciou'])} / {_percent(row['other_auc'])}",
@@ -148,7 +148,7 @@ class Result:
             context.add_row(
                 rule, *(f"{_percent(row[f'{k}_ciou'])} / {_percent(row[f'{k}_auc'])}" for k in ("cap", "blind"))
             )
-        main.title, main.title_justify, main.caption_justify = title, "left", "left"
+        main.title, main.title_justify, main.caption_justify = Text(title), "left", "left"
         main.caption = "Percent; pairs are CIoU@0.5 / AUC; ± is one standard error."
         context.caption_justify = "left"
         context.caption = (

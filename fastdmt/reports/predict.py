@@ -97,11 +97,11 @@ def predict(
     written: list[Path] = []
     taken: set[str] = set()
     for done, job in enumerate(jobs):
-        name = _free_name(job[0].stem, taken)
+        place = f"{out / _free_name(_stem(job[0]), taken)}"  # a text: a Path would read the dots of some names
         if len(job) == 2:
-            written += _predict_pair(model, *job, out / name, source)
+            written += _predict_pair(model, *job, place, source)
         else:
-            written += _predict_video(model, job[0], out / name, source, fps, player)
+            written += _predict_video(model, job[0], place, source, fps, player)
         if progress is not None:
             progress(done + 1, len(jobs))
     return written
@@ -158,6 +158,11 @@ def _folder_jobs(folder: Path) -> list[tuple[Path, ...]]:
     return jobs
 
 
+def _stem(path: Path) -> str:
+    """A file's name without its suffix; of `..jpg` and `...jpg`, which would name a folder, the whole name."""
+    return path.stem if path.stem.strip(".") else path.name
+
+
 def _free_name(stem: str, taken: set[str]) -> str:
     name, count = stem, 1
     while name in taken:
@@ -185,13 +190,13 @@ def localize_batch(
 # -- a frame with its sound --------------------------------------------------------------------------------------------
 
 
-def _predict_pair(model, frame_path: Path, sound_path: Path, out: Path, source: str) -> list[Path]:
+def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: str) -> list[Path]:
     view = view_of(model)
     frame = read_picture(frame_path)
     sound = read_sound(sound_path, view.rates, view.seconds)
     p = draw.resize(localize_batch(model, [frame], [sound], source, 224)[0], *frame.shape[:2])
     found = {"frame": str(frame_path), "sound": str(sound_path), "size": [frame.shape[1], frame.shape[0]], **_found(p)}
-    overlay, grey, text = (out.with_name(f"{out.name}{end}") for end in ("-overlay.jpg", "-map.png", ".json"))
+    overlay, grey, text = (Path(f"{out}{end}") for end in ("-overlay.jpg", "-map.png", ".json"))
     picture = _paint(frame, p, found["box"])
     try:
         Image.fromarray(picture).save(overlay, quality=92)
@@ -219,11 +224,11 @@ def _paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
 # -- a video -----------------------------------------------------------------------------------------------------------
 
 
-def _predict_video(model, path: Path, out: Path, source: str, fps: float, player: bool) -> list[Path]:
+def _predict_video(model, path: Path, out: str, source: str, fps: float, player: bool) -> list[Path]:
     info = video.probe(path)
     track, thumbnails = _track(model, path, source, fps)
-    overlay = video.rewrite(path, out.with_name(f"{out.name}-overlay"), lambda frame, t: _paint(frame, track.at(t)))
-    strip, text = out.with_name(f"{out.name}-strip.png"), out.with_name(f"{out.name}.json")
+    overlay = video.rewrite(path, f"{out}-overlay", lambda frame, t: _paint(frame, track.at(t)))
+    strip, text = Path(f"{out}-strip.png"), Path(f"{out}.json")
     try:
         time_strip(track, thumbnails).save(strip)
     except OSError as error:
@@ -233,7 +238,7 @@ def _predict_video(model, path: Path, out: Path, source: str, fps: float, player
     write_json(text, content)
     written = [overlay, strip, text]
     if player:
-        page = out.with_name(f"{out.name}-player.html")
+        page = Path(f"{out}-player.html")
         write_page(path, track, page)
         written.append(page)
     return written

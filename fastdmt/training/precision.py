@@ -1,4 +1,4 @@
-"""Number formats and compilation of a step."""
+"""Number formats, kernels and compilation of a step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,24 @@ from typing import Any
 
 import torch
 
+import fastdmt_kernels
 from fastdmt.algorithm.dmt import DualMeanTeacherStep
 from fastdmt.config import ScaleConfig, require
+from fastdmt.errors import FastDMTError
 from fastdmt.training.optimizer import LossScale
+from fastdmt_kernels.backend import INTERPRET
+
+
+def use_kernels(mode: str, device: torch.device) -> None:
+    """Fused kernels or plain PyTorch, for the whole process. Raises FastDMTError: this machine cannot run them."""
+    try:
+        fastdmt_kernels.use(mode)
+    except RuntimeError:
+        raise FastDMTError("--kernels triton needs Triton, which is not installed; use --kernels auto") from None
+    require(
+        mode != "triton" or device.type == "cuda" or INTERPRET,
+        "--kernels triton needs a GPU; use --kernels auto, or set TRITON_INTERPRET=1 to run them slowly, for tests",
+    )
 
 
 def precision(

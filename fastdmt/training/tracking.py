@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from fastdmt.console import Meter
+from fastdmt.console import Meter, one_line, say
 from fastdmt.errors import FastDMTError
 
 LOG = logging.getLogger("fastdmt")
@@ -97,7 +97,10 @@ class Observer:
         """
         self._drop_lines_after(resume_step)
         make = BOARDS[self.logger]
-        self.board = make(self.run, resume_step) if make else None
+        try:
+            self.board = make(self.run, resume_step) if make else None
+        except UnicodeEncodeError:  # TensorBoard writes UTF-8 names alone
+            self.say(f"no TensorBoard: the name of {self.run} is not UTF-8; metrics.jsonl holds every number")
         self.file = open(self.metrics, "a", encoding="utf-8")
         self.handler = logging.FileHandler(self.run / "train.log", encoding="utf-8")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -106,8 +109,8 @@ class Observer:
 
     def say(self, text: str) -> None:
         """One line for the terminal and the log."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        LOG.info(text)
+        say(self.console, text)
+        LOG.info(one_line(text))
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Begin a progress bar."""
@@ -196,5 +199,9 @@ def write_hparams(run: Path, settings: dict[str, str | float], figures: dict[str
     """Settings and final figures for the HParams page of `tensorboard --logdir` on the folder of several runs."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(run / "tensorboard")) as writer:
+    try:
+        writer = SummaryWriter(str(run / "tensorboard"))
+    except UnicodeEncodeError:  # TensorBoard writes UTF-8 names alone
+        return
+    with writer:
         writer.add_hparams(settings, figures, run_name="hparams")

@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import fastdmt_kernels
 from fastdmt.algorithm.accepted_queue import AcceptedQueue
 from fastdmt.algorithm.dmt import DualMeanTeacherStep
 from fastdmt.algorithm.negatives import Negatives
@@ -32,7 +31,7 @@ from fastdmt.runs.folder import open_run
 from fastdmt.training.clock import Clock, manual_gc
 from fastdmt.training.nonfinite import BadSteps
 from fastdmt.training.optimizer import Update
-from fastdmt.training.precision import compile_step, precision
+from fastdmt.training.precision import compile_step, precision, use_kernels
 from fastdmt.training.schedule import UNBIASED, WARMUP, Schedule
 from fastdmt.training.stages import Parts, Stage, Unbiased, Warmup, mean_of
 from fastdmt.training.tracking import Observer, Silent
@@ -87,7 +86,7 @@ class Trainer:
             self.data: Data = open_data(cfg, console)
         self.device = self.world.device
         last = checkpoint.last_folder(cfg.run) if cfg.resume else None
-        fastdmt_kernels.use(cfg.kernels)
+        use_kernels(cfg.kernels, self.device)
         scheme = algorithm or CLASSES[cfg.algorithm](cfg.pseudo, cfg.model.probability)
         self.schedule = Schedule(
             cfg, len(self.data.labelled), len(self.data.unlabelled), self.world.size, scheme.warms_up

@@ -1,8 +1,12 @@
-"""Errors that a person can mend."""
+"""Errors that a person can mend. Nothing else is imported here, so that whoever catches them waits for no library."""
 
 
-class DataError(Exception):
-    """One line for the user: what is wrong, with which file or id, and how to mend it."""
+class InputError(Exception):
+    """One line for the user: what is wrong, with which file or id, and how to mend it. The base of all of ours."""
+
+
+class DataError(InputError):
+    """A file, a list or an id is at fault."""
 
 
 class MachineError(DataError):

@@ -1,13 +1,16 @@
 """What a person sees of a long task: in a terminal of 80 columns, and in a pipe."""
 
+import ast
 import io
+import os
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from fastdmt import console
-from fastdmt.console import Meter, bar, clock
+from fastdmt.console import Meter, bar, clock, one_line, say
 
 FIGURES = "loss 0.412  kept 35.0%  teachers_iou 61.0%  empty 0.0%  pseudo_iou 71.3%  val_ciou 51.3%  val_auc 48.9%"
 
@@ -78,3 +81,43 @@ def test_what_is_quickly_done_prints_no_line(monkeypatch):
 @pytest.mark.parametrize("seconds, text", [(0.4, "0:00"), (59.6, "1:00"), (3671, "1:01:11"), (200000, "2 d 7:33:20")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize("name", ["[bold] x", "[/x]", "Dog [dQw4w9WgXcQ].mp4", ":smile:", "a" * 300, "100 %s {}"])
+def test_a_name_is_said_as_it_is(name):
+    """Even on a console that reads markup, as rich's own does."""
+    terminal = Console(file=io.StringIO(), width=80)
+    say(terminal, f"written: {name}")
+    with bar(terminal, f"reading {name}") as tick:
+        tick(1, 1)
+    assert terminal.file.getvalue() == f"written: {name}\n"
+    drawn = Console(file=io.StringIO(), width=400, force_terminal=True, color_system=None)
+    with Meter(drawn, f"reading {name}", 1) as tick:
+        tick(1, 1)
+    assert name in drawn.file.getvalue()
+
+
+def test_what_would_break_a_line_is_an_escape():
+    surrogate = os.fsdecode(b"\xff")
+    assert one_line(f"a\nb\x1b[31m{surrogate}\u2028é ") == "a\\nb\\x1b[31m\\udcff\\u2028é "
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say(Console(file=narrow), f"± {surrogate}")
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b"? \\udcff\n"
+
+
+def test_the_commands_console_reads_no_markup():
+    shown = console.make_console()
+    assert shown.render_str("[bold]x[/bold] :smile:").plain == "[bold]x[/bold] :smile:"
+
+
+def test_lines_are_printed_in_one_place():
+    """Where else `print` were given a text, a name in it could be read as markup."""
+    package = Path(console.__file__).parent
+    wrong = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "print":
+                if path.name != "console.py" and any(isinstance(a, (ast.JoinedStr, ast.Constant)) for a in node.args):
+                    wrong.append(f"{path}:{node.lineno}")
+    assert not wrong, wrong
