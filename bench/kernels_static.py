@@ -33,7 +33,11 @@ def compiled(targets: tuple[str, ...], *options: str) -> dict[str, dict[str, int
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"error: kernels were not compiled: {result.stderr.strip().splitlines()[-1]}")
-    rows = [json.loads(text) for text in result.stdout.splitlines()]
+    return table([json.loads(text) for text in result.stdout.splitlines()])
+
+
+def table(rows: list[dict]) -> dict[str, dict[str, int]]:
+    """ "target kernel, case" -> the numbers that are recorded, from the rows of `fastdmt_kernels.aot`."""
     return {f"{r['target']} {r['kernel']}, {r['case']}": {key: r[key] for key in KEPT} for r in rows}
 
 

@@ -59,6 +59,10 @@ def feature_cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         yield name, partial(similarity.backward, s, v, a, s, s, ra, True, True)
         yield name, partial(mil.forward, v, a, 0.03, 1e-6)
         yield name, partial(mil.backward, logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True)
+    # Cells of NCHW that do not fill a load of 16 bytes.
+    v, a, s = empty(128, 512, 14, 14, dtype=torch.bfloat16), empty(128, 512, dtype=torch.bfloat16), empty(128, 14, 14)
+    yield "bf16 contiguous 14x14", partial(similarity.forward, v, a, 1e-6)
+    yield "bf16 contiguous 14x14", partial(similarity.backward, s, v, a, s, s, empty(128), True, True)
     tensors = [empty(512, 512, 3, 3), empty(512)]
     yield "any types", lambda: Kernel([(t, t, t) for t in tensors]).step(empty())
 

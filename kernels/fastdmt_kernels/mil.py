@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import checks, reference
 from .backend import INTERPRET, cdiv, jit, launch, launches, power_of_2, tl
-from .similarity import dense, inverse_norm
+from .similarity import channels_last, dense, inverse_norm, place
 from .tuning import config
 
 #: The interpreter multiplies the raw bits of bfloat16 operands (triton-lang/triton#11584).
@@ -35,8 +35,8 @@ def row_norms(a, ra, eps, M, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @jit(do_not_specialize=["M"])
 def mil_forward(
-    v, a, logits, best, rv, ra, tau, eps, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
+    v, a, logits, best, rv, ra, tau, eps, M,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
     FLOAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles = (M + BLOCK_M - 1) // BLOCK_M
@@ -57,7 +57,7 @@ def mil_forward(
             d = start + tl.arange(0, BLOCK_D)
             in_v = (p < P)[:, None] & (d < D)[None, :]
             in_a = (m < M)[None, :] & (d < D)[:, None]
-            x = tl.load(v + n * stride_n + p[:, None] * stride_p + d[None, :] * stride_d, in_v, other=0.0)
+            x = tl.load(v + place(n, d[None, :], p[:, None], D, P, LAST), in_v, other=0.0)
             y = tl.load(a + m[None, :].to(tl.int64) * D + d[:, None], in_a, other=0.0)
             if FLOAT:
                 x, y = x.to(tl.float32), y.to(tl.float32)
@@ -84,8 +84,8 @@ def mil_forward(
 
 @jit(do_not_specialize=["M"])
 def mil_backward_v(
-    g, v, a, logits, best, rv, ra, dv, tau, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
+    g, v, a, logits, best, rv, ra, dv, tau, M,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles_p: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
@@ -125,7 +125,7 @@ def mil_backward_v(
         pull = tl.dot(share.to(y.dtype), y, pull, input_precision=PRECISION)
     r = tl.load(rv + n * P + p, p < P, other=0.0)
     inside = (p < P)[:, None] & (d < D)[None, :]
-    offset = n * stride_n + p[:, None] * stride_p + d[None, :] * stride_d
+    offset = place(n, d[None, :], p[:, None], D, P, LAST)
     x = tl.load(v + offset, inside, other=0.0).to(tl.float32)
     pull *= unit / tau
     tl.store(dv + offset, (r[:, None] * (pull - (r * along)[:, None] * x)).to(dv.dtype.element_ty), inside)
@@ -133,8 +133,8 @@ def mil_backward_v(
 
 @jit(do_not_specialize=["N", "M"])
 def mil_backward_a(
-    g, v, a, logits, best, rv, ra, da, tau, N, M, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    g, v, a, logits, best, rv, ra, da, tau, N, M,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     # Neighbouring programs are neighbouring sounds of one slice of channels: they read the same rows of v.
     m = (tl.program_id(0) % M).to(tl.int64)
@@ -147,7 +147,7 @@ def mil_backward_a(
         value = tl.load(logits + n * M + m, n < N, other=0.0)
         at = tl.load(best + n * M + m, n < N, other=0).to(tl.int64)
         r = tl.load(rv + n * P + at, n < N, other=0.0)
-        row = (n * stride_n + at * stride_p)[:, None] + d[None, :] * stride_d
+        row = place(n[:, None], d[None, :], at[:, None], D, P, LAST)
         x = tl.load(v + row, (n < N)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
         pull += (grad * r)[:, None] * x
         along += grad * value
@@ -179,7 +179,6 @@ def _outputs(v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     outputs = _outputs(v, a)
     options = _options("mil_forward", v)
-    cells = v.flatten(2)
     if v.shape[0] == 0 or a.shape[0] == 0:
         outputs[2].zero_()  # without sounds no program writes the frames' norms
     a = a.contiguous()
@@ -189,8 +188,8 @@ def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tenso
     )  # fmt: skip
     launch(
         mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
-        cells, a, *outputs, float(tau), float(eps), a.shape[0], *cells.stride(),
-        device=v.device, D=v.shape[1], P=cells.shape[2],
+        v, a, *outputs, float(tau), float(eps), a.shape[0],
+        device=v.device, D=v.shape[1], P=outputs[2].shape[1], LAST=channels_last(v),
         PRECISION=_precision(v), FLOAT=AS_FLOAT, **options,
     )  # fmt: skip
     return outputs
@@ -208,20 +207,20 @@ def backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dv, da = _gradients_like(v, a, need_v, need_a)
     n, channels = v.shape[:2]
-    m, cells = a.shape[0], v.flatten(2)
-    saved = (g.contiguous(), cells, a.contiguous(), logits, best, rv, ra)
-    sizes = {"device": v.device, "D": channels, "P": cells.shape[2]}
+    m, cells = a.shape[0], rv.shape[1]
+    saved = (g.contiguous(), v, a.contiguous(), logits, best, rv, ra)
+    sizes = {"device": v.device, "D": channels, "P": cells, "LAST": channels_last(v)}
     if need_v:
         options = _options("mil_backward_v", v)
         launch(
-            mil_backward_v, n * cdiv(cells.shape[2], options["BLOCK_P"]) * cdiv(channels, options["BLOCK_D"]),
-            *saved, dv, float(tau), m, *cells.stride(), PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
+            mil_backward_v, n * cdiv(cells, options["BLOCK_P"]) * cdiv(channels, options["BLOCK_D"]),
+            *saved, dv, float(tau), m, PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
         )  # fmt: skip
     if need_a:
         options = config("mil_backward_a", v.device)
         launch(
             mil_backward_a, m * cdiv(channels, options["BLOCK_D"]),
-            *saved, da, float(tau), n, m, *cells.stride(), **sizes, **options,
+            *saved, da, float(tau), n, m, **sizes, **options,
         )  # fmt: skip
     return dv, da
 
@@ -291,10 +290,10 @@ def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e
     """How well each sound fits each frame: the cosine of its best cell, over the temperature.
 
     v [N, D, h, w] frames' features and a [M, D] sounds' embeddings, neither normalised; float32, bfloat16, float16
-    (float64 runs the reference). v may be contiguous or channels_last and is not copied; other strides are copied. If
-    the types differ, a takes v's. Returns [N, M] float32, max over cells of cosine / tau. Of equal cells the lowest
-    index wins, and gets the gradient. eps as in similarity_map. Differentiable once in v and a; deterministic. Memory
-    beyond the inputs is 6 bytes a pair of frame and sound.
+    (float64 runs the reference). channels_last is the fast layout; contiguous is copied where a wants a gradient, and
+    as in similarity_map; other strides are copied. If the types differ, a takes v's. Returns [N, M] float32, max over
+    cells of cosine / tau. Of equal cells the lowest index wins, and gets the gradient. eps as in similarity_map.
+    Differentiable once in v and a; deterministic. Memory beyond the inputs is 6 bytes a pair of frame and sound.
 
     tau may be a tensor of one element on the frames' device: a schedule then recompiles nothing under torch.compile, a
     CUDA graph's replay follows it, and it receives a gradient (a learned temperature). It is divided by afterwards, in
@@ -315,4 +314,5 @@ def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e
     checks.number("eps", eps, 0, float("inf"), "a positive number")
     if not launches(v, a):
         return reference.mil_logits(v, a, tau, eps)
-    return _forward(dense(v), a.to(v.dtype), float(tau), float(eps))[0]
+    picked = torch.is_grad_enabled() and a.requires_grad
+    return _forward(dense(v, picked), a.to(v.dtype), float(tau), float(eps))[0]

@@ -22,9 +22,18 @@ def inverse_norm(squares, eps):
 
 
 @jit
+def place(n, d, p, D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr):
+    """Offset of channel d, cell p of frame n. Constant strides tell the compiler how wide a load of 14x14 cells is."""
+    if LAST:
+        return n * (D * P) + p * D + d
+    else:
+        return n * (D * P) + d * P + p
+
+
+@jit
 def similarity_forward(
-    v, a, s, rv, ra, eps, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
+    v, a, s, rv, ra, eps,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     n = tl.program_id(0).to(tl.int64) // tiles
@@ -36,7 +45,7 @@ def similarity_forward(
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         inside = (d < D)[:, None] & (p < P)[None, :]
-        x = tl.load(v + n * stride_n + d[:, None] * stride_d + p[None, :] * stride_p, inside, other=0.0).to(tl.float32)
+        x = tl.load(v + place(n, d[:, None], p[None, :], D, P, LAST), inside, other=0.0).to(tl.float32)
         y = tl.load(a + n * D + d, d < D, other=0.0).to(tl.float32)
         dot += x * y[:, None]
         square += x * x
@@ -50,8 +59,8 @@ def similarity_forward(
 
 @jit
 def similarity_backward(
-    g, v, a, s, rv, ra, dv, da, stride_n, stride_d, stride_p,
-    D: tl.constexpr, P: tl.constexpr, NEED_V: tl.constexpr, NEED_A: tl.constexpr,
+    g, v, a, s, rv, ra, dv, da,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, NEED_V: tl.constexpr, NEED_A: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
@@ -67,7 +76,7 @@ def similarity_backward(
         sim = tl.load(s + n * P + p, p < P, other=0.0)
         r = tl.load(rv + n * P + p, p < P, other=0.0)
         inside = (d < D)[:, None] & (p < P)[None, :]
-        offset = n * stride_n + d[:, None] * stride_d + p[None, :] * stride_p
+        offset = place(n, d[:, None], p[None, :], D, P, LAST)
         x = tl.load(v + offset, inside, other=0.0).to(tl.float32)
         if NEED_V:
             slope = q * y[:, None] - (sim * r)[None, :] * x
@@ -85,11 +94,10 @@ def forward(v: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     rv = torch.empty_like(s)
     ra = torch.empty((n,), dtype=torch.float32, device=v.device)
     options = config("similarity_forward", v.device)
-    cells = v.flatten(2)
     launch(
         similarity_forward, n * cdiv(height * width, options["BLOCK_P"]),
-        cells, a.contiguous(), s, rv, ra, float(eps), *cells.stride(),
-        device=v.device, D=channels, P=height * width, **options,
+        v, a.contiguous(), s, rv, ra, float(eps),
+        device=v.device, D=channels, P=height * width, LAST=channels_last(v), **options,
     )  # fmt: skip
     return s, rv, ra
 
@@ -100,11 +108,10 @@ def backward(
     n, channels, height, width = v.shape
     dv, da = _gradients_like(v, a, need_v, need_a)
     options = config("similarity_backward", v.device)
-    cells = v.flatten(2)
     launch(
         similarity_backward, n * cdiv(channels, options["BLOCK_D"]),
-        g.contiguous(), cells, a.contiguous(), s, rv, ra, dv, da, *cells.stride(),
-        device=v.device, D=channels, P=height * width, NEED_V=need_v, NEED_A=need_a, **options,
+        g.contiguous(), v, a.contiguous(), s, rv, ra, dv, da,
+        device=v.device, D=channels, P=height * width, LAST=channels_last(v), NEED_V=need_v, NEED_A=need_a, **options,
     )  # fmt: skip
     return dv, da
 
@@ -173,9 +180,10 @@ def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
     """Cosine of every cell of each frame with the frame's own sound: the localizer's map S (before the affine pair).
 
     v [N, D, h, w] frames' features and a [N, D] sounds' embeddings, neither normalised; float32, bfloat16, float16
-    (float64 runs the reference). v may be contiguous or channels_last and is not copied; other strides are copied.
-    Returns [N, h, w] float32 in [-1, 1]. eps is added as sqrt(|x|^2 + eps^2), so a zero vector has similarity 0 and
-    a finite gradient. Differentiable once in v and a; sums run in float32; deterministic.
+    (float64 runs the reference). channels_last is the fast layout; contiguous is read as it is, except in half
+    precision with an odd number of cells; that and other strides are copied. Returns [N, h, w] float32 in [-1, 1].
+    eps is added as sqrt(|x|^2 + eps^2), so a zero vector has similarity 0 and a finite gradient. Differentiable once in
+    v and a; sums run in float32; deterministic.
 
     Raises TypeError for a dtype, ValueError for a shape or device, naming the argument.
     Source: cosine maps of LVS (Chen et al. 2021) and EZ-VSL (Mo & Morgado 2022); the paper's localization network.
@@ -192,8 +200,18 @@ def similarity_map(v: Tensor, a: Tensor, eps: float = 1e-6) -> Tensor:
     return _forward(dense(v), a, float(eps))[0]
 
 
-def dense(v: Tensor) -> Tensor:
-    """v itself where its cells can be walked with one stride, a contiguous copy otherwise."""
-    if v.is_contiguous() or v.is_contiguous(memory_format=torch.channels_last):
+def channels_last(v: Tensor) -> bool:
+    """How the kernels walk a dense v: channels within a cell, or cells within a channel."""
+    return not v.is_contiguous()
+
+
+def dense(v: Tensor, gathered: bool = False) -> Tensor:
+    """v itself where a thread loads at least four bytes at once; otherwise a copy in channels_last, made once.
+
+    Half-precision NCHW of an odd number of cells (7x7) has no two channels at the same alignment: every element would
+    be a load of its own. `gathered`: single cells are picked out, each of which NCHW spreads over D sectors.
+    """
+    if v.is_contiguous(memory_format=torch.channels_last):
         return v
-    return v.contiguous()
+    whole = v.is_contiguous() and not gathered and v.shape[2] * v.shape[3] * v.element_size() % 4 == 0
+    return v if whole else v.contiguous(memory_format=torch.channels_last)

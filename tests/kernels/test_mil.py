@@ -5,6 +5,7 @@ import torch
 from closeness import assert_close, features, gradients
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdmt_kernels import mil_logits, reference
 
@@ -60,6 +61,29 @@ def test_gradients_reach_only_the_chosen_cells(kernels, device):
     touched = dv.flatten(2).abs().sum(1) > 0
     for n in range(2):
         assert set(touched[n].nonzero().flatten().tolist()) == set(best[n].tolist())
+
+
+class Layouts(TorchDispatchMode):
+    """The strides in which the op gets its features."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if "mil_logits" in op.name():
+            self.seen.append(args[0].stride())
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("wanted", "copied"), [("a", True), ("v", False), ("", False)])
+def test_cells_are_gathered_from_channels_last(kernels, device, wanted, copied):
+    """A gradient of the sounds picks single cells: in NCHW each would touch a sector of memory a channel."""
+    v, a = torch.randn(2, 8, 4, 4, device=device), torch.randn(3, 8, device=device)
+    (v if wanted == "v" else a).requires_grad_(wanted != "")
+    with Layouts() as layouts:
+        mil_logits(v, a)
+    assert layouts.seen == [(128, 1, 32, 8) if copied else (128, 16, 4, 1)]
 
 
 def test_tiny_gradients_survive_half_precision(kernels, device):

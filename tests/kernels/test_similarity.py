@@ -63,14 +63,29 @@ def test_a_frozen_side_costs_no_gradient(kernels, device, wanted):
     assert torch.equal(tensors[wanted].grad, both[wanted]) and tensors[1 - wanted].grad is None
 
 
-def test_neither_usual_layout_is_copied():
-    v = torch.randn(2, 8, 3, 5)
-    last = v.to(memory_format=torch.channels_last)
-    assert dense(v) is v and dense(last) is last
-    assert dense(v.transpose(2, 3)).is_contiguous()
-    assert gradients(similarity_map, (last, torch.randn(2, 8)), torch.ones_like)[1][0].is_contiguous(
-        memory_format=torch.channels_last
-    )
+@pytest.mark.parametrize(
+    ("dtype", "cells", "layout", "copied"),
+    [
+        (torch.bfloat16, 7, "channels_last", False),
+        (torch.float16, 14, "contiguous", False),
+        (torch.float32, 7, "contiguous", False),
+        (torch.bfloat16, 1, "contiguous", False),
+        (torch.bfloat16, 7, "contiguous", True),
+        (torch.float32, 6, "transposed", True),
+    ],
+)
+def test_a_copy_is_made_where_a_thread_would_load_two_bytes(kernels, device, dtype, cells, layout, copied):
+    v = features(2, 8, cells, cells, dtype, layout, device)
+    read = dense(v)
+    assert (read is not v) == copied and torch.equal(read, v)
+    assert read.is_contiguous(memory_format=torch.channels_last) or not copied
+    compare(2, 8, cells, cells, dtype, layout, device)
+
+
+def test_the_gradient_of_channels_last_is_channels_last(kernels, device):
+    last = features(2, 8, 3, 5, torch.float32, "channels_last", device)
+    grads = gradients(similarity_map, (last, torch.randn(2, 8, device=device)), torch.ones_like)[1]
+    assert grads[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_gradient_of_the_reference():
