@@ -3,9 +3,12 @@
     python bench/kernels.py                          # every op and size; without a GPU: bytes, floors, resources
     python bench/kernels.py --op consensus ema --out bench/results/mine.json
     python bench/kernels.py --tune                   # also searches launch configurations and writes them for this GPU
+    python bench/kernels.py --dry-run                # every line of it at tiny sizes on the CPU; its times mean nothing
 
-Rows run in turn, `--rounds` times, with the cache cleared between; the table shows medians. A row whose parity check
-fails in the same run shows no speed-up. `of copy` is the share of the bandwidth of a large copy on this device.
+Columns run in turn, `--rounds` times, with the cache cleared between; the table shows medians. `us` is the device's
+time of a replayed graph, `wall` the eager call until the device is done, host included. `eager` and `compiled` are the
+definition; `rival` is what a good engineer writes for this size (bench/kernels_timing.py). A column whose parity check
+fails in the same run shows no time. `of copy` is the share of the bandwidth of a large copy on this device.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,16 +29,18 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "kernels"))
+sys.path[:0] = [str(ROOT / "kernels"), str(ROOT / "bench")]
+
+import kernels_timing  # noqa: E402
 
 import fastdmt_kernels as fk  # noqa: E402
-from fastdmt_kernels import reference, tuning  # noqa: E402
+from fastdmt_kernels import reference  # noqa: E402
 
 HBM, TENSOR_CORE = 3.35e12, 989e12  # bytes/s and bf16 FLOP/s of an H100 SXM, by its data sheet
 D = 512
 GOALS = (
     "at least 80% of the measured copy bandwidth on similarity_map and ema_update at the large sizes",
-    "never slower than the compiled reference",
+    "never slower than the fastest of the definition, compiled, and the rival of the same size",
     "mil_logits at N = M = 2048, 16x16: under a tenth of the reference's memory",
     "consensus at N = 256, 256x256: at least 10x faster than eager",
 )
@@ -52,6 +56,8 @@ class Case:
     make: Callable[[torch.device], tuple]
     kernel: Callable
     plain: Callable
+    rival: Callable | None = None  # what a good engineer writes, to be compiled
+    compiles: bool = True  # whether the definition is worth compiling
     flops: float = 0.0
     limit: float = 1e-2  # both sides round to bfloat16
 
@@ -68,15 +74,17 @@ class Row:
     floor_us: float
     parity: float | None = None  #: error ratio, or share of differing pixels
     agrees: bool | None = None
-    us: dict[str, float] = field(default_factory=dict)  #: median microseconds: kernel, eager, compiled
+    us: dict[str, float] = field(default_factory=dict)  #: median microseconds on the device, by column
+    wall_us: dict[str, float] = field(default_factory=dict)  #: of an eager call, the host's part included
     peak: dict[str, int] = field(default_factory=dict)  #: bytes allocated at the worst moment beyond the inputs
     of_copy: float | None = None
 
-    def speed_up(self, rival: str) -> str:
-        """How many times faster than the rival: nothing without a time, and nothing on a red check."""
+    def speed_up(self, *names: str) -> str:
+        """How many times faster than the fastest of these columns: nothing without a time, nor on a red check."""
         if not self.agrees:
             return "" if self.agrees is None else "PARITY FAILED"
-        return f"{self.us[rival] / self.us['kernel']:.2f}x" if rival in self.us and "kernel" in self.us else ""
+        others = [self.us[name] for name in names if name in self.us]
+        return f"{min(others) / self.us['kernel']:.2f}x" if others and "kernel" in self.us else ""
 
 
 FORMULAS = {
@@ -93,7 +101,8 @@ FORMULAS = {
 def gradients(function: Callable, leaves: int, *tensors: Tensor) -> list[Tensor]:
     tensors = [t.detach().requires_grad_() if i < leaves else t for i, t in enumerate(tensors)]
     value = function(*tensors)
-    return [value, *torch.autograd.grad(value.square().sum(), tensors[:leaves])]
+    # The gradient of half the sum of squares, without a pass for it.
+    return [value, *torch.autograd.grad(value, tensors[:leaves], value.detach())]
 
 
 def features(n: int, m: int, cells: int, device: torch.device) -> tuple:
@@ -131,8 +140,14 @@ def run_foreach(teachers: list[Tensor], students: list[Tensor], m: Tensor) -> li
     return teachers
 
 
+PREPARED: list = [None, None]
+
+
 def run_ema(teachers: list[Tensor], students: list[Tensor], m: Tensor) -> list[Tensor]:
-    fk.ema_update(teachers, students, m)
+    """One object over all steps, as a training loop has it."""
+    if PREPARED[0] is not teachers:
+        PREPARED[:] = teachers, fk.EMA(teachers, students)
+    PREPARED[1].step(m)
     return teachers
 
 
@@ -150,31 +165,35 @@ def leaves(count: int) -> Callable:
     return lambda function: partial(gradients, function, count)
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    batches = (32, 128) if quick else (32, 128, 512, 2048)
-    grids = (7, 16) if quick else (7, 14, 16, 20)
+def cases(quick: bool, tiny: bool = False) -> Iterator[Case]:
+    """Every op and size; `quick` gives fewer sizes, `tiny` one size of each that a CPU makes in no time."""
+    batches = (2,) if tiny else (32, 128) if quick else (32, 128, 512, 2048)
+    grids = (7,) if tiny else (7, 16) if quick else (7, 14, 16, 20)
+    both = leaves(2)
+    one_pass, gemm = kernels_timing.one_pass_map, kernels_timing.gemm_logits
     for n, c in itertools.product(batches, grids):
         cells, make, size = n * c * c, partial(features, n, n, c), f"N {n} {c}x{c}"
         moved = 2 * cells * D + 2 * n * D + 8 * cells
-        yield Case("similarity_map", size, moved, make, *pair("similarity_map", alone))
+        yield Case("similarity_map", size, moved, make, *pair("similarity_map", alone), rival=alone(one_pass))
         moved = 6 * cells * D + 6 * n * D + 20 * cells
-        yield Case("similarity_map+grad", size, moved, make, *pair("similarity_map", leaves(2)))
+        yield Case("similarity_map+grad", size, moved, make, *pair("similarity_map", both), rival=both(one_pass))
     for n, c in itertools.product(batches, grids):
         cells, make, size = n * c * c, partial(features, n, n, c), f"N M {n} {c}x{c}"
         moved, flops = 2 * cells * D + 2 * n * D + 6 * n * n + 4 * cells, 2.0 * n * cells * D
-        yield Case("mil_logits", size, moved, make, *pair("mil_logits", alone), flops=flops)
+        yield Case("mil_logits", size, moved, make, *pair("mil_logits", alone), alone(gemm), flops=flops)
         moved = 8 * cells * D + 8 * n * D + 22 * n * n
-        yield Case("mil_logits+grad", size, moved, make, *pair("mil_logits", leaves(2)), flops=2 * flops)
-    for n, (c, pixels) in itertools.product((*batches, 256), ((7, 224), (14, 224), (16, 256), (20, 256))):
+        yield Case("mil_logits+grad", size, moved, make, *pair("mil_logits", both), both(gemm), flops=2 * flops)
+    sizes = ((7, 32),) if tiny else ((7, 224), (14, 224), (16, 256), (20, 256))
+    for n, (c, pixels) in itertools.product(batches if tiny else (*batches, 256), sizes):
         cells, make, size = n * c * c, partial(maps, n, c, pixels), f"N {n} {c}x{c} to {pixels}"
         mask = 4 * n * pixels * -(-pixels // 32)
         verdict = pair("consensus", lambda f, pixels=pixels: partial(run_agreement, f, pixels))
         yield Case("consensus", size, 8 * cells + mask + 9 * n, make, *verdict)
         loss = pair("localization_loss", lambda f, pixels=pixels: partial(run_loss, f, pixels))
         yield Case("localization_loss+grad", size, 20 * cells + mask, make, *loss, limit=1e-4)
-    for millions in (11, 45) if quick else (11, 45, 99, 140):
-        make = partial(parameters, millions * 10**6)
-        yield Case("ema_update", f"{millions} M parameters", 12e6 * millions, make, run_ema, run_foreach, limit=1e-5)
+    for millions in (1,) if tiny else (11, 45) if quick else (11, 45, 99, 140):
+        make, size = partial(parameters, millions * 10**6), f"{millions} M parameters"
+        yield Case("ema_update", size, 12e6 * millions, make, run_ema, run_foreach, compiles=False, limit=1e-5)
 
 
 def disagreement(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -193,113 +212,24 @@ def disagreement(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def check(case: Case, row: Row, device: torch.device) -> None:
-    """Both sides from the same tensors; an in-place op gets its own copy."""
+    """All sides from the same tensors; an in-place op gets its own copy. A rival that differs does not run."""
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
     tensors = case.make(device)
     results = []
-    for function in (case.kernel, case.plain):
+    for function in (case.plain, case.kernel, *([case.rival] if case.rival else [])):
         own = [[t.clone() for t in x] if isinstance(x, list) else x for x in tensors]
         results.append([t.clone() for t in function(*own)])
-    row.parity = disagreement(*results)
+    row.parity = disagreement(results[1], results[0])
     row.agrees = row.parity <= case.limit
+    if case.rival and disagreement(results[2], results[0]) > case.limit:
+        print(f"{case.op} {case.size}: the rival is not what the definition is; it is not timed")
+        case.rival = None
 
 
-class Clock:
-    """Microseconds of one call on the GPU, with the level-2 cache cleared before it."""
-
-    def __init__(self) -> None:
-        self.flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-
-    def __call__(self, call: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self.flush.zero_()
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return 1e3 * start.elapsed_time(end)
-
-
-def copy_bandwidth(clock: Clock) -> float:
-    """Bytes a second, read and written, of a copy of 1 GiB on this device."""
-    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    b = torch.empty_like(a)
-    return 2 * a.numel() / (1e-6 * statistics.median(clock(lambda: b.copy_(a)) for _ in range(20)))
-
-
-def time_case(case: Case, row: Row, clock: Clock, rounds: int, bandwidth: float) -> None:
-    tensors = case.make(torch.device("cuda"))
-    torch._dynamo.reset()
-    rivals = {"kernel": case.kernel, "eager": case.plain, "compiled": torch.compile(case.plain)}
-    calls: dict[str, Callable[[], object]] = {}
-    for name, function in rivals.items():
-        try:
-            for _ in range(3):
-                function(*tensors)
-            torch.cuda.synchronize()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            function(*tensors)
-            torch.cuda.synchronize()
-            row.peak[name] = torch.cuda.max_memory_allocated() - before
-            calls[name] = partial(function, *tensors)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(clock(call))
-    row.us = {name: statistics.median(values) for name, values in times.items()}
-    row.of_copy = case.bytes / (1e-6 * row.us["kernel"]) / bandwidth
-
-
-CANDIDATES = {
-    "similarity_forward": {"BLOCK_P": (32, 64, 128), "BLOCK_D": (32, 64, 128), "num_warps": (4, 8)},
-    "similarity_backward": {"BLOCK_P": (32, 64, 128), "BLOCK_D": (32, 64, 128), "num_warps": (4, 8)},
-    "mil_forward_half": {"BLOCK_P": (64, 128), "BLOCK_M": (64, 128, 256), "BLOCK_D": (32, 64), "num_warps": (4, 8),
-                         "num_stages": (3, 4)},
-    "mil_backward_v_half": {"BLOCK_P": (64, 128), "BLOCK_M": (32, 64), "BLOCK_D": (64, 128), "num_warps": (4, 8),
-                            "num_stages": (2, 3)},
-    "mil_backward_a": {"BLOCK_N": (8, 16, 32), "BLOCK_D": (64, 128, 256), "num_warps": (2, 4)},
-    "consensus": {"TILE": (1024, 2048, 4096), "num_warps": (4, 8, 16)},
-    "localization_loss": {"TILE": (1024, 2048, 4096), "num_warps": (4, 8, 16)},
-    "ema_update": {"BLOCK": (2048, 4096, 8192), "num_warps": (4, 8)},
-}  # fmt: skip
-TUNED_ON = {
-    "similarity_map": ("similarity_forward",), "similarity_map+grad": ("similarity_backward",),
-    "mil_logits": ("mil_forward_half",), "mil_logits+grad": ("mil_backward_v_half", "mil_backward_a"),
-    "consensus": ("consensus",), "localization_loss+grad": ("localization_loss",), "ema_update": ("ema_update",),
-}  # fmt: skip
-
-
-def tune(clock: Clock, gpu: str) -> None:
-    """Tries every candidate on one middle size an op and writes the fastest that agrees, for this GPU's name."""
-    table = tuning.load(gpu)
-    chosen = {}
-    device = torch.device("cuda")
-    middle = ("N 128 16x16", "N M 512 16x16", "N 128 16x16 to 256", "45 M parameters")
-    for case in (c for c in cases(False) if c.size in middle):
-        tensors = case.make(device)
-        for kernel in TUNED_ON[case.op]:
-            best, default = (float("inf"), None), dict(table[kernel])
-            options = CANDIDATES[kernel]
-            for values in itertools.product(*options.values()):
-                table[kernel] = {**default, **dict(zip(options, values, strict=True))}
-                row = Row(case.op, case.size, case.bytes, case.floor_us)
-                try:
-                    check(case, row, device)
-                    time = statistics.median(clock(partial(case.kernel, *tensors)) for _ in range(15))
-                except Exception as error:  # a configuration may need more shared memory than there is
-                    print(f"  {kernel} {table[kernel]}: {type(error).__name__}")
-                    continue
-                if row.agrees and time < best[0]:
-                    best = (time, table[kernel])
-            table[kernel] = best[1] or default
-            chosen[kernel] = table[kernel]
-            print(f"  {kernel}: {best[0]:.1f} us with {table[kernel]}")
-    file = tuning.FOLDER / f"{tuning.slug(gpu)}.json"
-    file.write_text("{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in chosen.items()) + "\n}\n")
-    print(f"wrote {file}")
+def passes(case: Case, device: torch.device) -> bool:
+    row = Row(case.op, case.size, case.bytes, case.floor_us)
+    check(case, row, device)
+    return bool(row.agrees)
 
 
 KERNELS = {
@@ -320,16 +250,19 @@ def resources(target: str, ops: list[str]) -> list[dict]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+COLUMNS = ("kernel", "eager", "compiled", "rival")
+
+
 def line(row: Row) -> str:
     text = f"{row.op:24}{row.size:22}{row.bytes / 1e6:9.2f} MB{row.floor_us:9.2f}"
     if not row.us:
         return text
-    times = "".join(
-        f"{row.us[name]:10.1f}" if name in row.us else "    no room" for name in ("kernel", "eager", "compiled")
-    )
-    peaks = "/".join(f"{row.peak[name] / 1e6:.0f}" if name in row.peak else "-" for name in ("kernel", "eager"))
-    share = "" if row.of_copy is None else f"{100 * row.of_copy:5.0f}%"
-    return f"{text}{times}{share:>8}{row.speed_up('eager'):>15}{row.speed_up('compiled'):>15}  {peaks}"
+    times = "".join(f"{row.us[name]:10.1f}" if name in row.us else f"{'-':>10}" for name in COLUMNS)
+    share = "" if row.of_copy is None else f"{100 * row.of_copy:4.0f}%"
+    against = f"{row.speed_up('eager'):>14}{row.speed_up(*COLUMNS[1:]):>14}"
+    walls = "/".join(f"{row.wall_us[name]:.0f}" if name in row.wall_us else "-" for name in COLUMNS)
+    peaks = "/".join(f"{row.peak[name] / 1e6:.0f}" if name in row.peak else "-" for name in COLUMNS)
+    return f"{text}{times}{share:>8}{against}  {walls:24}{peaks}"
 
 
 def main() -> None:
@@ -338,6 +271,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--tune", action="store_true", help="search configurations first and write them")
+    parser.add_argument("--dry-run", action="store_true", help="all of it at tiny sizes on the CPU: times mean nothing")
     parser.add_argument("--target", default="sm_90", help="whose resources are shown")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--static", action="store_true", help="compare the machine code with the committed record")
@@ -345,13 +279,13 @@ def main() -> None:
     parser.add_argument("--host", action="store_true", help="time the host's part of every call")
     arguments = parser.parse_args()
     if arguments.static or arguments.host:
-        sys.path.insert(0, str(ROOT / "bench"))
         import kernels_static
 
         if arguments.host:
             kernels_static.host()
         raise SystemExit(kernels_static.static(arguments.update) if arguments.static else 0)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and not arguments.dry_run else None
+    device = torch.device("cuda" if gpu else "cpu")
     clock = bandwidth = None
     print(f"torch {torch.__version__}, {gpu or 'no GPU'}, {date.today()}")
     for op, formula in FORMULAS.items():
@@ -359,28 +293,33 @@ def main() -> None:
     print(f"floors: {HBM / 1e12} TB/s and {TENSOR_CORE / 1e12:.0f} TFLOP/s, an H100 SXM's data sheet")
     for goal in GOALS:
         print(f"goal, on a Hopper GPU: {goal}")
-    if gpu:
-        fk.use("triton")
-        clock = Clock()
-        bandwidth = copy_bandwidth(clock)
+    if arguments.dry_run:
+        print("DRY RUN: definitions on the CPU, at sizes that nobody has; no time below says anything of a kernel")
+    if gpu or arguments.dry_run:
+        fk.use("triton" if gpu else "auto")
+        clock = kernels_timing.Clock(device)
+        bandwidth = clock.copy_bandwidth()
         print(f"copy: {bandwidth / 1e12:.2f} TB/s")
-        if arguments.tune:
-            tune(clock, gpu)
+        if arguments.tune and gpu:
+            middle = ("N 128 16x16", "N M 512 16x16", "N 128 16x16 to 256", "45 M parameters")
+            chosen = (case for case in cases(False) if case.size in middle)
+            kernels_timing.tune(chosen, partial(passes, device=device), clock, gpu)
     rows = []
-    header = (
-        "      kernel     eager  compiled us  of copy   times eager    compiled  peak MB kernel/eager" if gpu else ""
-    )
-    print(f"\n{'op':24}{'size':22}{'moves':>12}{'floor us':>9}{header}")
-    for case in cases(arguments.quick):
+    header = "".join(f"{name:>10}" for name in COLUMNS) + " us of copy   times eager    times best  wall us"
+    print(f"\n{'op':24}{'size':22}{'moves':>12}{'floor us':>9}{f'{header:78}peak MB' if clock else ''}")
+    for case in cases(arguments.quick, arguments.dry_run):
         if arguments.op and not any(case.op.startswith(name) for name in arguments.op):
             continue
         row = Row(case.op, case.size, case.bytes, case.floor_us)
-        if gpu:
-            check(case, row, torch.device("cuda"))
-            time_case(case, row, clock, arguments.rounds, bandwidth)
+        if clock:
+            check(case, row, device)
+            backend = "inductor" if gpu else "eager"
+            kernels_timing.time_case(case, row, clock, arguments.rounds, bandwidth, backend)
             torch.cuda.empty_cache()
         rows.append(row)
         print(line(row), flush=True)
+    if arguments.dry_run:
+        return
     compiled = resources(arguments.target, arguments.op)
     print(f"\n{'kernel for ' + arguments.target:24}{'case':26}warps registers spilled shared B")
     for r in compiled:
