@@ -44,7 +44,7 @@ def check(rows, capsys):
             assert any(name.startswith(TENSOR_CORE[row["target"]]) for name in row["tensor_core"]), row
         if row["kernel"] in ("similarity_forward", "similarity_backward", "ema_kernel") and "registers" in row:
             words = 2 if "14x14" in row["case"] else 4
-            assert row["widest_load"] == words, f"loads of {4 * words} bytes are wanted: {row}"
+            assert row["widest_load"] >= words, f"loads of {4 * words} bytes are wanted: {row}"
 
 
 @pytest.fixture(scope="module")
