@@ -19,7 +19,7 @@ def with_rate(factor):
 def test_encoders_learn_at_their_own_rate(stage):
     cfg = with_rate(0.1)
     student = build_localizer("dmt", "small", "small-logmel", dim=16)
-    optimizer = build_optimizer(student, cfg.optim)
+    optimizer = build_optimizer([student], cfg.optim)
     rates = Schedule(cfg, 96, 1000, 1, True).rates(stage, 10_000)
     assert len(rates) == len(optimizer.param_groups) == 5
     names = {p: name for name, p in student.named_parameters()}
@@ -38,5 +38,5 @@ def test_one_rate_without_the_option():
     cfg = with_rate(0.0)
     student = build_localizer("dmt", "small", "small-logmel", dim=16)
     assert (
-        len(build_optimizer(student, cfg.optim).param_groups) == 3 == len(Schedule(cfg, 9, 9, 1, True).rates(WARMUP, 0))
+        len(build_optimizer([student], cfg.optim).param_groups) == 3 == len(Schedule(cfg, 9, 9, 1, True).rates(WARMUP, 0))
     )
