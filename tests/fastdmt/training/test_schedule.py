@@ -37,6 +37,5 @@ def test_encoders_learn_at_their_own_rate(stage):
 def test_one_rate_without_the_option():
     cfg = with_rate(0.0)
     student = build_localizer("dmt", "small", "small-logmel", dim=16)
-    assert (
-        len(build_optimizer([student], cfg.optim).param_groups) == 3 == len(Schedule(cfg, 9, 9, 1, True).rates(WARMUP, 0))
-    )
+    groups = build_optimizer([student], cfg.optim).param_groups
+    assert len(groups) == 3 == len(Schedule(cfg, 9, 9, 1, True).rates(WARMUP, 0))
