@@ -26,7 +26,7 @@ TOLERANCE = 0.05  # of instructions, static and executed
 
 
 def compiled(targets: tuple[str, ...], *options: str) -> dict[str, dict[str, int]]:
-    """ "target kernel, case" -> its numbers, compiled in a process of its own."""
+    """Turn "target kernel, case" -> its numbers, compiled in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT / "kernels")
     command = [sys.executable, "-m", "fastdmt_kernels.aot", "--target", *targets, *options]

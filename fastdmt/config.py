@@ -336,6 +336,7 @@ class TrainConfig:
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise FastDMTError with the message unless the condition holds."""
     if not condition:
         raise FastDMTError(message)
 

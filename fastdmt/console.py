@@ -143,7 +143,7 @@ class _Bar(Progress):
 
 
 def bar(console: Console, text: str) -> Meter:
-    """A `progress(done, total)` callback for whatever takes long: `with bar(console, "reading") as tick: ...`."""
+    """Show how far something long has come: what `with` yields is called with (done, total)."""
     return Meter(console, text, brief=True)
 
 

@@ -20,6 +20,7 @@ def upsampled_logits(localizer, frames, sound, size):
 
 
 def unit(x, dim):
+    """Scale x to length 1 along a dimension."""
     return x / torch.sqrt((x * x).sum(dim, keepdim=True) + 1e-12)
 
 

@@ -131,7 +131,6 @@ def parse_budgets(text: str) -> list[int]:
 
 def digest(cfg: TrainConfig, without: frozenset[str] | set[str] = frozenset()) -> str:
     """Eight digits that stand for the settings that move numbers, some of them left out."""
-
     free = free_names(cfg)
 
     def keep(values: dict[str, Any]) -> dict[str, Any]:

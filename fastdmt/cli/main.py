@@ -56,6 +56,7 @@ READERS = (
 
 
 def usage() -> str:
+    """The commands, one a line."""
     width = max(map(len, COMMANDS))
     lines = [f"  fastdmt {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(

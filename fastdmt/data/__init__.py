@@ -1,0 +1,1 @@
+"""A run's clips: its lists, its data set, its loaders."""

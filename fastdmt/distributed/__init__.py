@@ -1,0 +1,1 @@
+"""Processes, and tensors that are sharded over them."""

@@ -1,0 +1,1 @@
+"""Maps, boxes, curves and videos drawn with Pillow."""

@@ -93,6 +93,7 @@ def fit(frame: np.ndarray, height: int) -> np.ndarray:
 
 
 def font(size: int) -> ImageFont.ImageFont:
+    """Pillow's own font, `size` pixels high."""
     return ImageFont.load_default(size=size)
 
 

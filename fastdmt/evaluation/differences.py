@@ -42,6 +42,6 @@ def sentences(rows: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """ "25.3 ± 1.2"; the mean alone for a single value."""
+    """Write values as "25.3 ± 1.2"; the mean alone for a single one."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"

@@ -1,0 +1,1 @@
+"""Localizers, their encoders, and weights from elsewhere."""

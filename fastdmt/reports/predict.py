@@ -283,6 +283,7 @@ def per_second(track: Track, info: video.Info) -> list[dict]:
 
 
 def per_sample(track: Track) -> list[dict]:
+    """A row a sampled frame: its second, the map's peak and the share of the frame above the threshold."""
     rows = zip(track.times, track.peaks, track.shares)
     return [{"time": round(t, 3), "peak": round(float(p), 4), "share": round(float(s), 4)} for t, p, s in rows]
 

@@ -51,8 +51,11 @@ class Schedule:
         return self.cfg.eval_every or max(1, math.ceil(self.steps[stage] / 8))
 
     def rates(self, stage: str, done: int) -> tuple[float, ...]:
-        """Learning rates after `done` steps of a stage: of the weights, of norms and biases, of (w, b), and, with
-        --lr-encoders, of the encoders' weights and norms."""
+        """Learning rates after `done` steps of a stage.
+
+        Returns:
+            Of the weights, of norms and biases, of (w, b), and, with --lr-encoders, of the encoders' weights and norms.
+        """
         optim, total = self.cfg.optim, self.steps[stage]
         scale = 0.5 * (1 + math.cos(math.pi * done / total)) if optim.schedule == "cosine" else 1.0
         if optim.lr_warmup:

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).with_name("tuned")
 
 
 def slug(gpu: str) -> str:
-    """ "NVIDIA H100 80GB HBM3" -> "nvidia-h100-80gb-hbm3"."""
+    """The file name of a GPU: "NVIDIA H100 80GB HBM3" -> "nvidia-h100-80gb-hbm3"."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 

@@ -184,7 +184,7 @@ def make_loader(
 
 
 def resolve_kind(kind: str, device: torch.device) -> str:
-    """ "auto" -> DALI on CUDA where it is installed, else torch. Raises DataError."""
+    """Resolve "auto": DALI on CUDA where it is installed, else torch. Raises DataError."""
     if kind not in ("auto", "torch", "dali"):
         raise DataError(f"unknown loader {kind!r}; use auto | torch | dali")
     installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None

@@ -1,5 +1,8 @@
-"""LVS (Chen et al., CVPR 2021, "Localizing Visual Sounds the Hard Way"): a soft tri-map picks positives and negatives
-within the frame, and every other sound of the batch is a negative for the whole frame."""
+"""LVS (Chen et al., CVPR 2021, "Localizing Visual Sounds the Hard Way"): a soft tri-map.
+
+The tri-map picks positives and negatives within the frame; every other sound of the batch is a negative for the whole
+frame.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""SLAVC (Mo and Morgado, NeurIPS 2022): one head finds which sound belongs, another where it sits, both against
-targets from slowly moving copies of the network."""
+"""SLAVC (Mo and Morgado, NeurIPS 2022): two heads and moving targets.
+
+One head finds which sound belongs, another where it sits, both against targets from slowly moving copies of the
+network.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Which clips there are: ids, lists, annotations, order."""

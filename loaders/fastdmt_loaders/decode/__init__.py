@@ -1,0 +1,1 @@
+"""One reader each of pictures, sounds and clips, with limits."""

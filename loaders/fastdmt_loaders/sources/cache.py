@@ -49,7 +49,7 @@ def _one(view: View, name: str) -> torch.Tensor:
 
 
 def choose_cache(items: int, view: View, device: torch.device, world: int = 1, shared: bool = False) -> str:
-    """ "device", "host" or "none": the first whose free memory the caches of `world` processes take less than 40% of.
+    """The first of "device", "host" whose free memory the caches of `world` processes take less than 40% of, or "none".
 
     Processes share the host's memory and have a device each; with `shared` each keeps its share of the items only.
     """

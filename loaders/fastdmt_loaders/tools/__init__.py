@@ -1,0 +1,1 @@
+"""Tools on data sets: check, prepare, pack, demo."""

@@ -25,25 +25,30 @@ def _saw(x: np.ndarray) -> np.ndarray:
 
 
 def stripes(u, v):
+    """Parallel bars."""
     return 0.25 - _saw(u)
 
 
 def checks(u, v):
+    """A chess board."""
     a, b = 0.25 - _saw(u), 0.25 - _saw(v)
     return np.sign(a * b) * np.minimum(np.abs(a), np.abs(b))
 
 
 def dots(u, v):
+    """Discs on a hexagonal grid."""
     v = v / 1.732
     near = np.minimum(np.hypot(_saw(u), _saw(v) * 1.732), np.hypot(_saw(u + 0.5), _saw(v + 0.5) * 1.732))
     return 0.32 - near
 
 
 def rings(u, v):
+    """Concentric rings."""
     return 0.25 - _saw(np.hypot(u, v))
 
 
 def bricks(u, v):
+    """A brick wall's joints."""
     row = np.floor(v * 1.6)
     along = 0.5 - _saw(u * 0.8 + 0.5 * (row % 2))
     across = 0.5 - _saw(v * 1.6)
@@ -51,20 +56,24 @@ def bricks(u, v):
 
 
 def waves(u, v):
+    """Bars along a sine."""
     return 0.25 - _saw(v + 0.32 * np.sin(np.pi * 1.3 * u))
 
 
 def stars(u, v):
+    """Five-pointed stars in shifted rows."""
     v, shift = v / 1.1, 0.5 * (np.floor(v / 1.1) % 2)
     x, y = u + shift - np.floor(u + shift) - 0.5, v - np.floor(v) - 0.5
     return 0.32 * (1 + 0.45 * np.cos(5 * np.arctan2(x, y))) - np.hypot(x, y)
 
 
 def sunburst(u, v):
+    """Rays from the middle."""
     return (0.25 - _saw(np.arctan2(v, u) * (4 / np.pi))) * np.hypot(u, v).clip(0.15)
 
 
 def triangles(u, v):
+    """A tiling of triangles."""
     axes = [u * np.cos(t) + v * np.sin(t) for t in (0.0, np.pi / 3, 2 * np.pi / 3)]
     parity = sum(np.floor(axis) for axis in axes) % 2
     return np.where(parity == 0, 1, -1) * np.minimum.reduce([0.5 - _saw(axis) for axis in axes])
