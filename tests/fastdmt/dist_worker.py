@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -152,3 +153,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     from fastdmt.runs import checkpoint
 
     return checkpoint.load_tensors(checkpoint.last_folder(run))
+
+
+def assert_same(a, b, rtol=1e-5):
+    la, lb = losses(a), losses(b)
+    assert len(la) == len(lb)
+    for x, y in zip(la, lb):
+        assert x.keys() == y.keys()
+        for key in set(x) - {"stage", "pseudo_iou", "mask_area", "truth_area"}:  # diagnostics: means of ranks' means
+            assert x[key] == pytest.approx(y[key], rel=rtol, abs=1e-6), (x["step"], key)
+    wa, wb = weights(a), weights(b)
+    assert wa.keys() == wb.keys()
+    for key in wa:
+        # Of the whole tensor: an element that happens to lie near zero has no relative precision of its own, and
+        # neither has a bias that began at zero seven small steps ago: it adds to activations near one.
+        a, b = wa[key].double(), wb[key].double()
+        error, scale = (b - a).square().mean().sqrt().item(), a.square().mean().sqrt().item()
+        assert error <= rtol * scale + 1e-6, f"{key}: RMS error {error:.1e} of {scale:.1e}"

@@ -12,7 +12,6 @@ import pytest
 import fastdmt
 from fastdmt import names
 from fastdmt.algorithm.pseudo_labels import CLASSES
-from fastdmt.cli.main import parse
 from fastdmt.config import TrainConfig, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.suites import PUBLISHED
@@ -64,19 +63,6 @@ def test_names_are_compared_nowhere():
                     f"{path.name}:{node.lineno}" for s in sides if isinstance(s, ast.Constant) and s.value in CHOICES
                 ]
     assert not wrong, wrong
-
-
-@pytest.mark.parametrize("words", [["--method", "fixmatch"], ["--method=fixmatch"], ["--algorithm", "fixmatch"]])
-def test_the_former_option_goes_on_working_with_one_line(words, capsys):
-    _, cfg = parse(["train", *words])
-    assert cfg.algorithm == "fixmatch"
-    said = capsys.readouterr().err
-    assert said == ("note: --method is called --algorithm now\n" if "method" in words[0] else "")
-
-
-def test_the_former_option_of_compare(capsys):
-    _, args = parse(["compare", "--methods", "cps,dmt"])
-    assert args.algorithms == "cps,dmt" and capsys.readouterr().err == "note: --methods is called --algorithms now\n"
 
 
 def test_runs_of_former_versions_load(tmp_path):

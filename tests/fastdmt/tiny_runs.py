@@ -27,6 +27,18 @@ def tiny(data, run, **changes):
     )
 
 
+def scaled(files, run, **scale):
+    """A run whose teachers keep some clips, small steps so that rounding stays rounding."""
+    cfg = tiny(files, run)
+    return dataclasses.replace(
+        cfg,
+        optim=dataclasses.replace(cfg.optim, lr=1e-4, lr_unbiased=0.0, lr_warmup=0.0),
+        pseudo=dataclasses.replace(cfg.pseudo, delta=0.5, tau=0.3, ignore_below=None),
+        model=dataclasses.replace(cfg.model, affine_init=(10.0, 0.0)),
+        scale=dataclasses.replace(cfg.scale, **scale),
+    )
+
+
 def train(cfg):
     return Trainer(cfg, QUIET).run()
 

@@ -7,46 +7,8 @@ import pytest
 import torch
 from small_pairs import LABELLED, LOOSE, SIZE, UNLABELLED, make_batch, make_pairs, step_of
 
-from fastdmt.algorithm import reference
 from fastdmt.algorithm.dmt import supervised_loss
-from fastdmt.training.diagnostics import diagnose
 from fastdmt_kernels import boxes_to_mask, unpack_mask
-
-
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-@pytest.mark.parametrize("ignore", [0.4, None])
-def test_twenty_steps_equal_the_reference(dtype, rtol, ignore):
-    """In float64 both run freely; in float32 every step starts from the reference's state, since rounding that moves
-    one pixel over a threshold makes two free trajectories part."""
-    config = replace(LOOSE, ignore_below=ignore)
-    ours, our_teachers = make_pairs(dtype=dtype)
-    theirs, their_teachers = copy.deepcopy(ours), copy.deepcopy(our_teachers)
-    algorithm = step_of("dmt", config, ours, our_teachers)
-    our_optimizer = torch.optim.SGD([p for s in ours for p in s.parameters()], lr=1e-2)
-    their_optimizer = torch.optim.SGD([p for s in theirs for p in s.parameters()], lr=1e-2)
-    kept = set()
-    for step in range(20):
-        batch = make_batch(step, dtype)
-        losses = algorithm.unbiased(batch)
-        kept.add(round(float(losses.kept) * UNLABELLED))
-        our_optimizer.zero_grad()
-        losses.total.backward()
-        our_optimizer.step()
-        algorithm.update_teachers(config.momentum)
-        expected = reference.train_step(
-            theirs, their_teachers, their_optimizer, batch, config, SIZE, 2, config.momentum
-        )
-        torch.testing.assert_close(losses.total.detach().to(dtype), expected.to(dtype), rtol=rtol, atol=0)
-        for mine, other in zip(ours + our_teachers, theirs + their_teachers):
-            for (name, p), q in zip(mine.named_parameters(), other.parameters()):
-                error = (p - q).norm() / (q.norm() + 1e-2)
-                assert error < rtol, f"{name}, step {step}: {error:.1e}"
-                if p.grad is not None:
-                    error = (p.grad - q.grad).norm() / (q.grad.norm() + 1e-6)
-                    assert error < 10 * rtol, f"gradient of {name}, step {step}: {error:.1e}"
-            if dtype == torch.float32:
-                mine.load_state_dict(other.state_dict())
-    assert len(kept) > 1, "the filter must both keep and reject for this comparison to mean something"
 
 
 @pytest.mark.parametrize("algorithm", ["dmt", "mean-teacher", "supervised", "self-supervised"])
@@ -126,18 +88,3 @@ def test_other_losses_against_float64():
     ce = -(truth * log_q).sum((1, 2)) / truth.sum((1, 2))
     got = supervised_loss(s, affine, target, weight, SIZE, kind="spatial_ce")
     torch.testing.assert_close(got.double(), (weight * ce).sum() / 3.5, rtol=1e-4, atol=0)
-
-
-def test_diagnosis_is_the_iou_with_the_truth():
-    students, teachers = make_pairs()
-    batch = make_batch(4)
-    algorithm = step_of("dmt", replace(LOOSE, tau=0.0), students, teachers)
-    labels = algorithm.pseudo_labels(batch)
-    got = diagnose(labels, batch, SIZE, 2)
-    truth = reference.box_map(batch.boxes[LABELLED:], SIZE, 2)
-    mask = unpack_mask(labels[0].mask, SIZE[1])
-    rows = [i for i in range(UNLABELLED) if labels[0].keep[i]]
-    assert rows
-    iou = [(mask[i] & truth[i]).sum() / (mask[i] | truth[i]).sum() for i in rows]
-    torch.testing.assert_close(got["pseudo_iou"], torch.stack(iou).mean())
-    torch.testing.assert_close(got["mask_area"], torch.stack([mask[i].float().mean() for i in rows]).mean())

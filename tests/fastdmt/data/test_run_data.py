@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from one_line import refused
 from tiny_runs import QUIET, final, tiny, train
 
 import fastdmt.data.run_data as run_data
@@ -19,18 +20,6 @@ from fastdmt.training.trainer import Trainer
 from fastdmt_loaders.tools.demo import make_demo
 
 TINY = ["--size", "32", "--batch", "8", "--warmup-steps", "2", "--steps", "2"]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, clips=48, labelled=10, seed=1)
-    return root
-
-
-@pytest.fixture
-def data(files, tmp_path) -> Path:
-    return Path(shutil.copytree(files, tmp_path / "data"))
 
 
 def refuse(capsys, *args) -> str:
@@ -208,3 +197,35 @@ def test_released_models_have_no_lists(files, tmp_path):
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert run_data.kept_split(tmp_path / "out") is None and run_data.trained_ids(tmp_path / "out") == []
     assert load(tmp_path / "out").cfg.data.root == Path("data")
+
+
+# ------------------------------------------------------------------ files that are wrong
+
+
+def run_args(data, tmp_path, *more):
+    return ["train", "--data", data, "--run", tmp_path / "run", *TINY, *more]
+
+
+def first_training_id(data) -> str:
+    return (data / "labelled.txt").read_text().split()[0]
+
+
+def test_no_such_folder_empty_list_and_unknown_names(data, tmp_path):
+    line = refused(*run_args(tmp_path / "absent", tmp_path, "--preset", "vggsound-10k"))
+    assert str(tmp_path / "absent") in line
+    (data / "train.txt").write_text("")
+    assert "train.txt" in refused(*run_args(data, tmp_path))
+    assert "demo" in refused(*run_args(data, tmp_path, "--preset", "nope"))
+    assert "nope" in refused("nope")
+    assert "--delta" in refused(*run_args(data, tmp_path, "--delta", "1.5"))
+    assert "config.json" in refused("eval", tmp_path)
+
+
+def test_id_without_a_sound(data, tmp_path):
+    clip = first_training_id(data)
+    for path in (data / "audio").glob(f"{clip}.*"):
+        path.unlink()
+    with open(data / "train.txt", "a") as file:
+        file.write("never_seen_000001\n")
+    line = refused(*run_args(data, tmp_path))
+    assert "never_seen_000001" in line or clip in line

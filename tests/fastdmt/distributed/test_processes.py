@@ -8,10 +8,8 @@ import subprocess
 import sys
 import time
 
-import dist_worker
 import pytest
-import torch
-from dist_worker import losses, tiny, weights
+from dist_worker import assert_same, tiny
 
 from fastdmt import load
 from fastdmt.cli.main import main
@@ -37,35 +35,6 @@ def one(files, tmp_path_factory):
     run = tmp_path_factory.mktemp("one") / "run"
     start(tiny(files, run), "dist_worker:finished")
     return run
-
-
-def assert_same(a, b, rtol=1e-5):
-    la, lb = losses(a), losses(b)
-    assert len(la) == len(lb)
-    for x, y in zip(la, lb):
-        assert x.keys() == y.keys()
-        for key in set(x) - {"stage", "pseudo_iou", "mask_area", "truth_area"}:  # diagnostics: means of ranks' means
-            assert x[key] == pytest.approx(y[key], rel=rtol, abs=1e-6), (x["step"], key)
-    wa, wb = weights(a), weights(b)
-    assert wa.keys() == wb.keys()
-    for key in wa:
-        # Of the whole tensor: an element that happens to lie near zero has no relative precision of its own, and
-        # neither has a bias that began at zero seven small steps ago: it adds to activations near one.
-        a, b = wa[key].double(), wb[key].double()
-        error, scale = (b - a).square().mean().sqrt().item(), a.square().mean().sqrt().item()
-        assert error <= rtol * scale + 1e-6, f"{key}: RMS error {error:.1e} of {scale:.1e}"
-
-
-@pytest.mark.slow
-def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
-    shares = start(tiny(files, tmp_path / "two", workers_cpu=2), "dist_worker:every_mode")
-    kept = [line["kept"] for line in losses(one) if "kept" in line]
-    assert any(0 < k < 1 for k in kept), "the case must keep some clips and drop others"
-    for name, share in zip(dist_worker.MODES, shares):
-        assert_same(one, tmp_path / "two" / name)
-        assert share == 1 if name == "ddp" else share < 0.6, "teachers are not sharded"
-        model = load(tmp_path / "two" / name)
-        assert all(torch.isfinite(t).all() for t in model.tensors().values())
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fastdmt.errors import FastDMTError
 from fastdmt.models import pretrained as weights
 from fastdmt.models.encoders import build_audio, build_visual
-from fastdmt.models.pretrained import load_weights, read_tensors
+from fastdmt.models.pretrained import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -135,18 +135,6 @@ def test_a_malicious_file_is_refused_and_does_nothing(suffix, depth, tmp_path):
     assert trap.exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["builtins\neval", "os\nsystem", "numpy\nload", "numpy.core.multiarray\nscalar", "_codecs\nlookup"]
-)
-def test_no_other_name_is_reachable_from_an_npy(name, tmp_path):
-    body = b"\x80\x02c" + name.encode() + b"\nX\x01\x00\x00\x001\x85R."
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }\n"
-    path = tmp_path / "sound8.npy"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body)
-    with pytest.raises(FastDMTError, match=name.replace("\n", r"\.")):
-        read_tensors(path)
-
-
 class Python2Pickler(pickle._Pickler):
     """Writes text and bytes as Python 2 did: both as its one byte-string type. The public sound8.npy is such a file."""
 
@@ -185,15 +173,6 @@ def test_sound8(writer, tmp_path):
         np.testing.assert_array_equal(norm.bias.detach().numpy(), arrays["beta"])
 
 
-def test_fortran_order_and_double_arrays(tmp_path):
-    layers = soundnet_arrays()
-    save_object(tmp_path / "c.npy", layers)
-    strange = {n: {k: np.asfortranarray(v.astype(">f8")) for k, v in a.items()} for n, a in layers.items()}
-    save_object(tmp_path / "f.npy", strange)
-    a, b = read_tensors(tmp_path / "c.npy"), read_tensors(tmp_path / "f.npy")
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".npy", ".safetensors"])
 @pytest.mark.parametrize("size", [0, 7, 200, -50])
 def test_broken_files_are_named(suffix, size, tmp_path):
@@ -215,14 +194,6 @@ def test_a_file_without_a_state_dict(content, tmp_path):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(FastDMTError, match=r"x\.pth holds no state dict"):
         load_weights(build_visual("small"), tmp_path / "x.pth")
-
-
-def test_an_npy_of_something_else(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros(3))
-    save_object(tmp_path / "b.npy", {"conv1": {"kernel": np.zeros(3)}})
-    for name in "ab":
-        with pytest.raises(FastDMTError, match=rf"{name}\.npy"):
-            load_weights(build_audio("soundnet8"), tmp_path / f"{name}.npy")
 
 
 # Weights by name. A file:// address stands for the network.

@@ -9,14 +9,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tones import PLACES, ToneModel, box, name, write_data
+from tones import PLACES, ToneModel, name, write_data
 
-from fastdmt.drawing import draw
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.evaluate import evaluate
-from fastdmt.evaluation.examples import HEADINGS, choose
+from fastdmt.evaluation.examples import HEADINGS
 from fastdmt.reports.report import jpeg_uri, sound_uri, write_report, write_strip
-from fastdmt.training.pictures import training_picture
 from fastdmt_loaders import AVDataset, Pair
 
 
@@ -76,17 +74,6 @@ def test_report_is_self_contained_and_says_what_was_measured(result, tmp_path):
     assert len(pictures) == len(HEADINGS) * len(result.pictures)
 
 
-def test_groups_are_what_they_say(result):
-    groups = {g: [p for p in result.pictures if p.group == g] for g in ("best", "worst", "random", "non-sounding")}
-    assert {p.pair.video for p in groups["worst"]} == {name(2), name(6)}
-    assert all(p.ciou["absolute"] > 0.5 for p in groups["best"] + groups["random"])
-    videos = [p.pair.video for p in result.pictures if p.ciou]
-    assert len(videos) == len(set(videos)) == 6
-    assert [p.pair.audio for p in groups["non-sounding"]] == ["silence"]
-    none = choose({"mse": np.zeros(0), "ciou_absolute": np.zeros(0)}, np.zeros(0, bool), 3)
-    assert not any(none.values())
-
-
 def test_pictures_and_sounds_survive_their_encoding(result):
     picture = result.pictures[0]
     tile = picture.tiles(90)[0]
@@ -111,43 +98,3 @@ def test_strip_has_a_column_for_each_step(result, tmp_path):
     assert (strip[:, :8] > 250).all() and (strip[60, 10:160] < 250).any()
     with pytest.raises(FastDMTError, match=r"strip\.png"):
         write_strip(result, tmp_path / "no" / "strip.png")
-
-
-def test_tiles_show_map_truth_and_agreement():
-    frame = np.full((224, 224, 3), 100, np.uint8)
-    p_a, p_b = np.zeros((224, 224), np.float32), np.zeros((224, 224), np.float32)
-    p_a[40:120, 40:120], p_b[60:140, 40:120] = 0.9, 0.9
-    both = draw.agreement(frame, p_a, p_b, 0.6).astype(int)
-    assert (both[90, 80] == 100).all()  # agreed: the frame as it is
-    assert both[50, 80, 2] > both[50, 80, 0] + 40 and both[130, 80, 0] > both[130, 80, 2] + 40  # A bluish, B orange
-    assert (both[200, 200] < 60).all()
-    assert (both[60, 80] == 255).all()  # white border of the intersection
-    glow = draw.overlay(frame, p_a).astype(int)
-    assert glow[80, 80].sum() > glow[200, 200].sum() + 150
-    boxed = draw.boxes_outline(frame, box(4)[None]).astype(int)
-    x0, y0 = (box(4)[:2] * 224).astype(int)
-    assert (boxed == draw.GREEN).all(-1)[y0 : y0 + 3, x0 + 20].any() and (boxed[112, 112] == 100).all()
-    assert (np.diff(draw.heat(np.linspace(0, 1, 64)).astype(float) @ (0.3, 0.59, 0.11)) > -1).all()  # reads in grey
-
-
-def test_training_picture(tmp_path):
-    from types import SimpleNamespace
-
-    import torch
-    from tones import tone
-
-    from fastdmt_loaders.frontends import spectrogram
-
-    sound = torch.from_numpy(np.stack([tone(k, 16000, 3.0) for k in range(4)])).float()
-    batch = SimpleNamespace(
-        frames_weak=torch.zeros(4, 3, 64, 64),
-        sound={"spectrogram": spectrogram(sound)},
-        boxes=torch.from_numpy(np.stack([np.stack([box(k) * 64, np.zeros(4)]) for k in range(4)])).float(),
-        ids=[name(k) for k in range(4)],
-        labelled=2,
-    )
-    image = training_picture(ToneModel(), batch, rows=3, tile=100)
-    assert image.dtype == np.uint8 and image.shape[1] == 5 * 100 + 6 * 8
-    # Unlabelled clips first: row 0 is clip 2, whose source is in the upper right.
-    tile = image[30:130, 8 + 108 : 108 + 108].astype(int).sum(-1)
-    assert tile[10:25, 75:92].mean() > tile[60:90, 10:40].mean() + 100

@@ -1,41 +1,17 @@
 """Number formats, compilation, accumulation and optimizers of the step; on a GPU also that nothing in it waits."""
 
-import copy
 import dataclasses
 import json
-import sys
-import types
 
 import pytest
 import torch
-from tiny_runs import QUIET, tiny
+from tiny_runs import QUIET, scaled
 from torch import nn
 from torch._dynamo.utils import counters
 
 from fastdmt.errors import FastDMTError
-from fastdmt.training.optimizer import build_optimizer
 from fastdmt.training.schedule import UNBIASED
 from fastdmt.training.trainer import Trainer
-from fastdmt_loaders.tools.demo import make_demo
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, clips=48, labelled=10, seed=1)
-    return root
-
-
-def scaled(files, run, **scale):
-    """A run whose teachers keep some clips, small steps so that rounding stays rounding."""
-    cfg = tiny(files, run)
-    return dataclasses.replace(
-        cfg,
-        optim=dataclasses.replace(cfg.optim, lr=1e-4, lr_unbiased=0.0, lr_warmup=0.0),
-        pseudo=dataclasses.replace(cfg.pseudo, delta=0.5, tau=0.3, ignore_below=None),
-        model=dataclasses.replace(cfg.model, affine_init=(10.0, 0.0)),
-        scale=dataclasses.replace(cfg.scale, **scale),
-    )
 
 
 def logged(run):
@@ -115,34 +91,6 @@ def test_parts_of_a_batch_give_the_gradient_of_the_batch(files, tmp_path, monkey
     for parts in (2, 4):
         for a, b in zip(gradients[parts], gradients[1], strict=True):
             assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9
-
-
-@pytest.mark.parametrize("module", [None, types.ModuleType("apex")], ids=["absent", "another package of that name"])
-def test_apex_that_is_not_there_is_one_line(monkeypatch, files, tmp_path, module):
-    if module is not None:
-        monkeypatch.setitem(sys.modules, "apex", module)
-    with pytest.raises(FastDMTError, match="--optimizer apex needs NVIDIA apex built from source"):
-        Trainer(scaled(files, tmp_path / "run", optimizer="apex"), QUIET)
-
-
-def test_adamw_equals_torchs_plain_loop(files, tmp_path):
-    trainer = Trainer(scaled(files, tmp_path / "run"), QUIET)
-    ours = trainer.model.students[0]
-    theirs = copy.deepcopy(ours)
-    optim = trainer.cfg.optim
-    optimizer = build_optimizer([ours], optim)
-    decay = [p for n, p in theirs.named_parameters() if p.ndim > 1 and n != "affine"]
-    plain = [p for n, p in theirs.named_parameters() if p.ndim <= 1 and n != "affine"]
-    groups = [(decay, optim.lr, optim.weight_decay), (plain, optim.lr, 0.0), ([theirs.affine], optim.affine_lr, 0.0)]
-    other = torch.optim.AdamW([{"params": p, "lr": r, "weight_decay": w} for p, r, w in groups], foreach=False)
-    for step in range(3):
-        torch.manual_seed(step)
-        for p, q in zip(ours.parameters(), theirs.parameters()):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        optimizer.step(), other.step()
-    for p, q in zip(ours.parameters(), theirs.parameters()):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.gpu

@@ -28,18 +28,6 @@ from fastdmt_loaders.tools.demo import make_demo
 TINY = ["--size", "32", "--batch", "8", "--warmup-steps", "4", "--steps", "6", "--eval-every", "2", "--log-every", "1"]
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, clips=48, labelled=10, seed=1)
-    return root
-
-
-@pytest.fixture
-def data(files, tmp_path) -> Path:
-    return Path(shutil.copytree(files, tmp_path / "data"))
-
-
 @pytest.mark.parametrize("algorithm", ["dmt", "mean-teacher", "supervised", "self-supervised"])
 def test_every_algorithm_trains_and_leaves_a_complete_run(files, tmp_path, algorithm):
     run = tmp_path / "run"
@@ -135,12 +123,6 @@ def test_resume_refuses_other_settings_and_other_models(files, tmp_path):
         load(cfg.run)
 
 
-def test_nan_loss_stops_and_names_the_step(files, tmp_path):
-    cfg = tiny(files, tmp_path / "run")
-    with pytest.raises(FastDMTError, match="not finite at step"):
-        train(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e30, affine_lr=1e30)))
-
-
 # ------------------------------------------------------------------ bad input through the command line
 
 
@@ -150,27 +132,6 @@ def run_args(data, tmp_path, *more):
 
 def first_training_id(data) -> str:
     return (data / "labelled.txt").read_text().split()[0]
-
-
-def test_no_such_folder_empty_list_and_unknown_names(data, tmp_path):
-    line = refused(*run_args(tmp_path / "absent", tmp_path, "--preset", "vggsound-10k"))
-    assert str(tmp_path / "absent") in line
-    (data / "train.txt").write_text("")
-    assert "train.txt" in refused(*run_args(data, tmp_path))
-    assert "demo" in refused(*run_args(data, tmp_path, "--preset", "nope"))
-    assert "nope" in refused("nope")
-    assert "--delta" in refused(*run_args(data, tmp_path, "--delta", "1.5"))
-    assert "config.json" in refused("eval", tmp_path)
-
-
-def test_id_without_a_sound(data, tmp_path):
-    clip = first_training_id(data)
-    for path in (data / "audio").glob(f"{clip}.*"):
-        path.unlink()
-    with open(data / "train.txt", "a") as file:
-        file.write("never_seen_000001\n")
-    line = refused(*run_args(data, tmp_path))
-    assert "never_seen_000001" in line or clip in line
 
 
 def test_broken_media_name_the_file(data, tmp_path):

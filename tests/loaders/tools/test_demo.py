@@ -1,6 +1,5 @@
 """The demo data: what its files promise, and that it is a fair test of audio-visual localization."""
 
-import colorsys
 import json
 from collections import Counter
 
@@ -16,8 +15,7 @@ from fastdmt_loaders.dataset.lists import read_list, read_pairs
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools.demo import CLASSES, RATES, _write_clip, make_demo
-from fastdmt_loaders.tools.demo_scenes import PATTERNS, _two_colours, compose, draw_scene
-from fastdmt_loaders.tools.demo_sounds import TIMBRES, synthesize
+from fastdmt_loaders.tools.demo_scenes import compose, draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -94,70 +92,6 @@ def test_box_is_the_extent_of_the_object_in_the_file(demo, tmp_path):
         assert changed[y0:y1, x0:x1].mean() > 0.7  # an outline fills most of its box
         changed[y0 - 1 : y1 + 9, x0 - 1 : x1 + 9] = False  # the shadow falls below and to the right
         assert not changed.any()
-
-
-def test_objects_of_a_frame_are_equally_salient():
-    """Blind to the sound, nothing tells which object it is: sizes are close, contrast is the same on average,
-    objects lie apart and anywhere, and the sounding one is any of them."""
-    rng = np.random.default_rng(0)
-    ratios, contrasts, centres = [], [], []
-    for _ in range(150):
-        labels = rng.permutation(len(PATTERNS))[: rng.integers(2, 4)]
-        scene = draw_scene(rng, 160, 160, labels)
-        picture, boxes = compose(scene)
-        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-        ratios.append(sides[0] / sides[1:].mean())
-        for i in range(len(boxes)):
-            for j in range(i):
-                a, b = boxes[i], boxes[j]
-                assert max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) >= 0
-        spreads = [picture[int(b[1]) : int(b[3]), int(b[0]) : int(b[2])].std() for b in boxes]
-        contrasts.append(spreads[0] / np.mean(spreads[1:]))
-        centres.append((boxes[0, :2] + boxes[0, 2:]) / 320)
-        assert 0.2 * 160 < sides.min() and sides.max() < 0.45 * 160
-    assert abs(np.mean(ratios) - 1) < 0.02 and np.ptp(ratios) < 0.5
-    assert abs(np.log(contrasts).mean()) < 0.05
-    assert np.abs(np.mean(centres, axis=0) - 0.5).max() < 0.05 and np.std(centres, axis=0).min() > 0.13
-
-
-def test_hue_alone_does_not_tell_the_class():
-    """The best guess from the hue, over many objects: better than chance, far from sure."""
-    rng, classes = np.random.default_rng(2), len(PATTERNS)
-    hues, labels = [], rng.integers(0, classes, 4000)
-    for label in labels:
-        dark = min(_two_colours(rng, label), key=np.sum)
-        hues.append(colorsys.rgb_to_hls(*dark)[0])
-    cells = np.digitize(hues, np.arange(0, 1, 0.01))
-    table = np.zeros((101, classes))
-    np.add.at(table, (cells, labels), 1)
-    assert 0.5 < table.max(axis=1).sum() / len(labels) < 0.72
-
-
-def test_blind_answers_stay_below_half():
-    """The best that a model without sound can do: the one right object by chance, or all objects at once."""
-    rng = np.random.default_rng(1)
-    one, everything = [], []
-    for _ in range(400):
-        _, boxes = compose(draw_scene(rng, 96, 96, rng.permutation(10)[: rng.integers(2, 4)]))
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        one.append(1 / len(boxes))
-        everything.append(areas[0] / areas.sum() >= 0.5)
-    assert np.mean(one) < 0.46 and np.mean(everything) < 0.35
-
-
-@pytest.mark.parametrize("label", range(10), ids=[timbre.__name__ for timbre in TIMBRES])
-@pytest.mark.parametrize("rate, seconds", [(8000, 1.0), (44100, 2.5)])
-def test_every_timbre_is_finite_audible_and_within_range(label, rate, seconds):
-    for seed in range(8):
-        pcm = synthesize(np.random.default_rng(seed), label, rate, seconds, 2, snr_db=10)
-        assert pcm.shape == (round(rate * seconds), 2) and pcm.dtype == np.float32
-        assert np.isfinite(pcm).all() and 0.05 < np.abs(pcm).max() <= 1
-
-
-def test_noise_has_the_level_asked():
-    quiet, loud = (synthesize(np.random.default_rng(0), 0, 16000, 3.0, 1, snr_db=snr) for snr in (60, 0))
-    quiet, loud = (x[6000:, 0] / np.linalg.norm(x[6000:]) for x in (quiet, loud))
-    assert float(quiet @ loud) == pytest.approx(np.sqrt(0.5), abs=0.12)  # half of the energy is noise
 
 
 def test_same_seed_same_files_whatever_the_workers(tmp_path):

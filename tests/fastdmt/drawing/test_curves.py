@@ -1,0 +1,36 @@
+"""Charts read back from their SVG."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from fastdmt.drawing.curves import HEIGHT, WIDTH, chart, mean, write_budgets, write_curves
+
+RUNS = {"<a & b>": [{"kept": [(0, 0.0), (10, 0.5)]}, {"kept": [(0, 0.2), (10, 0.7), (20, 0.9)]}], "dmt": [{}]}
+
+
+def lines(svg: str) -> list[list[tuple[float, float]]]:
+    found = ElementTree.fromstring(svg).iter("polyline")
+    return [[tuple(map(float, xy.split(","))) for xy in line.get("points").split()] for line in found]
+
+
+def test_the_thick_line_is_the_mean_at_the_steps_that_all_seeds_have():
+    assert mean([seed["kept"] for seed in RUNS["<a & b>"]]) == [(0, pytest.approx(0.1)), (10, pytest.approx(0.6))]
+    first, second, thick = lines(chart("kept", "share kept", RUNS))
+    assert [len(x) for x in (first, second, thick)] == [2, 3, 2]
+    for a, b, m in zip(first, second, thick):
+        assert m[0] == a[0] == b[0] and m[1] == pytest.approx((a[1] + b[1]) / 2, abs=0.1)
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for line in (first, second, thick) for x, y in line)
+    assert chart("val_ciou", "what nobody logged", RUNS) == ""
+
+
+def test_pages_need_nothing_else_and_show_names_as_they_are(tmp_path):
+    write_curves(tmp_path / "curves.html", RUNS)
+    write_budgets(tmp_path / "budgets.html", {40: {"<a & b>": [10.0, 20.0]}, 160: {"<a & b>": [30.0, 34.0]}})
+    for name in ("curves.html", "budgets.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "&lt;a &amp; b&gt;" in text and "<a & b>" not in text
+        assert not re.search(r"https?:|@import|url\(", text)
+    (line,) = lines(re.search(r"<svg.*</svg>", (tmp_path / "budgets.html").read_text(encoding="utf-8"))[0])
+    assert line[0][0] < line[1][0] and line[0][1] > line[1][1], "more labels, a higher figure"
