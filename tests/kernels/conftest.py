@@ -27,3 +27,11 @@ def kernels(poisoned_memory):
     before = fastdmt_kernels.use("triton")
     yield
     fastdmt_kernels.use(before)
+
+
+@pytest.fixture(params=["triton", "auto"])
+def mode(request, poisoned_memory):
+    """The kernels, then what tensors of this device get by default."""
+    before = fastdmt_kernels.use(request.param)
+    yield request.param
+    fastdmt_kernels.use(before)

@@ -10,18 +10,13 @@ from torch.autograd import forward_ad
 
 import fastdmt_kernels
 from fastdmt_kernels import (
-    boxes_to_mask,
     consensus,
     localization_loss,
     mil_logits,
-    pack_mask,
-    reference,
     similarity_map,
-    unpack_mask,
 )
 
 SIZE = (20, 40)
-MODES = ("triton", "auto")
 
 
 def features(n, device):
@@ -48,13 +43,6 @@ OPS = {
 
 def first(output):
     return output if isinstance(output, torch.Tensor) else output.iou
-
-
-@pytest.fixture(params=MODES)
-def mode(request, poisoned_memory):
-    before = fastdmt_kernels.use(request.param)
-    yield request.param
-    fastdmt_kernels.use(before)
 
 
 def ops_with_arguments(device):
@@ -137,124 +125,10 @@ def test_autocast_changes_nothing(name, mode, device):
     assert got.dtype == torch.float32 and torch.equal(got, want)
 
 
-V, A, S, C = torch.randn(2, 6, 3, 4), torch.randn(2, 6), torch.randn(2, 3, 4), torch.tensor([5.0, 0.0])
-MASK, ONES = torch.zeros(2, 20, 2, dtype=torch.int32), torch.ones(2)
-WRONG = {
-    r"v has shape \[6, 3, 4\]; \[N, D, h, w\] is wanted": lambda: similarity_map(V[0], A),
-    "v is int64": lambda: similarity_map(V.long(), A),
-    "a is a list": lambda: similarity_map(V, [1.0]),
-    "a holds 5 channels, v holds 6": lambda: similarity_map(V, A[:, :5]),
-    "a holds 1 rows, v holds 2": lambda: similarity_map(V, A[:1]),
-    "a is on meta, v on cpu": lambda: similarity_map(V, A.to("meta")),
-    "eps is 0": lambda: similarity_map(V, A, 0),
-    "only the batch may be 0": lambda: similarity_map(V[:, :, :0], A),
-    "tau is -1": lambda: mil_logits(V, A, -1),
-    "a holds 4 channels": lambda: mil_logits(V, A[:, :4]),
-    r"s_b has shape \[2, 3, 3\], s_a \[2, 3, 4\]": lambda: consensus(S, S[..., :3], C, C),
-    "affine_b has shape": lambda: consensus(S, S, C, torch.ones(3)),
-    "delta is 1.5": lambda: consensus(S, S, C, C, 1.5),
-    "probability is 'softmax'; one of sigmoid, clamp, minmax": lambda: consensus(S, S, C, C, probability="softmax"),
-    "soft is 'mean'": lambda: consensus(S, S, C, C, soft="mean"),
-    "ignore_below is 2": lambda: consensus(S, S, C, C, ignore_below=2),
-    r"target has shape \[2, 20, 2\]; \[2, 20, 3\]": lambda: localization_loss(S, C, MASK, ONES, size=(20, 80)),
-    "target is torch.int64": lambda: localization_loss(S, C, MASK.long(), ONES, size=SIZE),
-    "weight holds 1 rows, s holds 2": lambda: localization_loss(S, C, MASK, ONES[:1], size=SIZE),
-    "valid has shape": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK[:1]),
-    "valid is bool": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK.bool()),
-    "total is not a tensor": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, total=2.0),
-    "min_agree is 0": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, min_agree=0),
-    "weight requires a gradient": lambda: localization_loss(S, C, MASK, ONES.clone().requires_grad_(), size=SIZE),
-    "total requires a gradient": lambda: localization_loss(
-        S, C, MASK, ONES, size=SIZE, total=torch.ones((), requires_grad=True)
-    ),
-    "mask is float32; bool": lambda: pack_mask(torch.zeros(1, 2, 3)),
-    "packed holds 2 words a row": lambda: unpack_mask(MASK, 70),
-    "boxes holds 5 numbers a box": lambda: boxes_to_mask(torch.zeros(1, 1, 5), SIZE),
-    "mode is 'fast'": lambda: fastdmt_kernels.use("fast"),
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_an_error_names_the_argument_what_came_and_what_is_wanted(words):
-    with pytest.raises((ValueError, TypeError), match=words) as error:
-        WRONG[words]()
-    assert "\n" not in str(error.value)
-
-
-def test_the_switch(monkeypatch):
-    calls = []
-    monkeypatch.setattr(reference, "similarity_map", lambda *_: calls.append(1))
-    assert fastdmt_kernels.use("reference") == "auto"
-    try:
-        similarity_map(V, A)
-        fastdmt_kernels.use("auto")
-        similarity_map(V, A)
-        assert len(calls) == 2  # on CPU tensors auto is the reference
-        fastdmt_kernels.use("triton")
-        similarity_map(V, A)
-        assert len(calls) == 2
-        similarity_map(V.double(), A.double())
-        assert len(calls) == 3  # no kernel accumulates in float64
-    finally:
-        fastdmt_kernels.use("auto")
-
-
 def python(code):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
-
-
-def test_without_triton_every_op_is_its_reference():
-    code = """
-import sys
-sys.modules["triton"] = None  # as if it were not installed
-import torch, fastdmt_kernels as k
-assert k.similarity_map(torch.randn(2, 4, 3, 3), torch.randn(2, 4)).shape == (2, 3, 3)
-k.ema_update([torch.zeros(2)], [torch.ones(2)], .5)
-try:
-    k.use("triton")
-except RuntimeError as error:
-    assert "not installed" in str(error), error
-else:
-    raise SystemExit("no error")
-assert not any(name.split(".")[0] in ("fastdmt", "fastdmt_loaders") for name in sys.modules)
-"""
-    result = python(code)
-    assert result.returncode == 0, result.stderr
-
-
-def test_triton_on_cpu_tensors_wants_the_interpreter():
-    code = """
-import torch, fastdmt_kernels as k
-k.use("triton")
-try:
-    k.similarity_map(torch.randn(2, 4, 3, 3), torch.randn(2, 4))
-except RuntimeError as error:
-    assert "TRITON_INTERPRET=1" in str(error), error
-else:
-    raise SystemExit("no error")
-"""
-    result = python(code)
-    assert result.returncode == 0, result.stderr
-
-
-def test_masks_pack_and_unpack():
-    for width in (1, 31, 32, 33, 64, 70):
-        mask = torch.rand(2, 3, width) > 0.5
-        packed = pack_mask(mask)
-        assert packed.dtype == torch.int32 and packed.shape == (2, 3, -(-width // 32))
-        assert torch.equal(unpack_mask(packed, width), mask)
-        bits = sum(2**j for j in range(min(width, 32)) if mask[0, 0, j])
-        assert packed[0, 0, 0].item() % 2**32 == bits
-
-
-def test_boxes_follow_the_pixels_centres(mode):
-    boxes = torch.tensor([[[1.5, 0.0, 3.5, 1.0], [2.0, 0.0, 9.0, 9.0], [5.0, 5.0, 5.0, 9.0]]])
-    union = unpack_mask(boxes_to_mask(boxes, (2, 5)), 5)[0].int().tolist()
-    assert union == [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
-    both = unpack_mask(boxes_to_mask(boxes, (2, 5), min_agree=2), 5)[0].int().tolist()
-    assert both == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
 
 
 def forward_mode(function, x, tangent):
@@ -327,24 +201,6 @@ def test_a_norm_beyond_float32_is_nan_everywhere(mode, device):
     assert torch.equal(mil_logits(v, a).isnan().any(1), torch.tensor([True, False], device=device))
     a[1] = 3e19
     assert similarity_map(v, a)[1].isnan().all() and mil_logits(v, a)[:, 1].isnan().all()
-
-
-@pytest.mark.parametrize("size", [(7, 5), (40, 33), (224, 224), (300, 1000)])
-@pytest.mark.parametrize("min_agree", [1, 2])
-def test_boxes_against_a_loop_over_them(mode, device, size, min_agree):
-    boxes = torch.rand(2, 5, 4, device=device) * (size[1] + 20) - 10
-    boxes[0, 0] = torch.tensor([3.0, 1.5, 3.0, 9.0])  # padding
-    boxes[1, 1] = torch.tensor([-1e9, -1e9, 1e9, 1e9])
-    votes = torch.zeros(2, *size, dtype=torch.int64, device=device)
-    for n in range(2):
-        for x0, y0, x1, y1 in boxes[n].tolist():
-            columns = [x for x in range(size[1]) if x0 <= x + 0.5 < x1]
-            rows = [y for y in range(size[0]) if y0 <= y + 0.5 < y1]
-            if columns and rows:
-                votes[n, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += 1
-    packed = boxes_to_mask(boxes, size, min_agree)
-    assert torch.equal(packed, pack_mask(votes >= min_agree))
-    assert boxes_to_mask(boxes[:, :0], size).abs().sum() == 0 and boxes_to_mask(boxes[:0], size).shape[0] == 0
 
 
 def test_a_schedule_of_levels_and_temperatures_compiles_once(mode, device):
