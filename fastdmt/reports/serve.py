@@ -94,6 +94,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers the page and its requests."""
+
     server: Server
     timeout = PATIENCE
     server_version, sys_version = "fastdmt", ""

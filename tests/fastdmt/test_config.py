@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from fastdmt.config import TrainConfig, from_dict, load_config, require, to_dict
+from fastdmt.config import TrainConfig, require, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
+from fastdmt.runs.settings import from_dict, load_config
 
 
 def optim(**changes):

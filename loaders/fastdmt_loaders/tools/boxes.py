@@ -1,5 +1,7 @@
-"""Boxes from what people have into the field's layout: VGG-SS json, Flickr-SoundNet XML, COCO json, the exports of
-Label Studio (JSON, JSON-MIN) and CVAT ("for images 1.1"), and a CSV of id,x0,y0,x1,y1.
+"""Boxes from what people have into the field's layout.
+
+VGG-SS json, Flickr-SoundNet XML, COCO json, the exports of Label Studio (JSON, JSON-MIN) and CVAT ("for images 1.1"),
+and a CSV of id,x0,y0,x1,y1.
 
 Names become ids: the last part of a path or address, without the suffix of a picture, video or sound. Corners become
 shares of the frame, so that they hold for frames of any size. Rotated boxes become the upright ones around them.
