@@ -37,7 +37,7 @@ def compiled(targets: tuple[str, ...], *options: str) -> dict[str, dict[str, int
 
 
 def table(rows: list[dict]) -> dict[str, dict[str, int]]:
-    """ "target kernel, case" -> the numbers that are recorded, from the rows of `fastdmt_kernels.aot`."""
+    """Index rows as "target kernel, case" -> the numbers that are recorded, from the rows of `fastdmt_kernels.aot`."""
     return {f"{r['target']} {r['kernel']}, {r['case']}": {key: r[key] for key in KEPT} for r in rows}
 
 

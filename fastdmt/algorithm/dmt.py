@@ -22,7 +22,7 @@ from fastdmt.algorithm.negatives import Negatives
 from fastdmt.algorithm.pseudo_labels import Algorithm
 from fastdmt.config import PseudoLabelConfig
 from fastdmt.models.localizer import Localizer
-from fastdmt.models.probability import probability_map
+from fastdmt.models.probability import probability_map, upsample
 from fastdmt_kernels import EMA, Consensus, boxes_to_mask, localization_loss, unpack_mask
 from fastdmt_loaders import Batch
 
@@ -84,7 +84,7 @@ def supervised_loss(
     truth = target.float() / 255 if target.dtype == torch.uint8 else unpack_mask(target, size[1]).float()
     counts = torch.ones_like(truth) if valid is None else unpack_mask(valid, size[1]).float()
     if kind == "spatial_ce":
-        up = F.interpolate(s.float()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        up = upsample(s, size)
         scale = affine[0].float()
         log_softmax = (scale * up).flatten(1).log_softmax(1).view_as(up)
         sample = -(truth * log_softmax).sum((1, 2)) / truth.sum((1, 2)).clamp(min=1)

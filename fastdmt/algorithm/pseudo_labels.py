@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdmt.config import PseudoLabelConfig
+from fastdmt.models.probability import upsample
 from fastdmt_kernels import Consensus, consensus
 
 
@@ -149,7 +149,7 @@ class CrossPseudoLabelling(Algorithm):
         # The logits are linear in (w, b), and sharpening by a power of 2 doubles them.
         label = self._alone(s, affine, size, delta=0.5, soft="none", ignore_below=None)
         w, b = affine.float().unbind()
-        logits = F.interpolate((w * s.float() + b)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        logits = upsample(w * s.float() + b, size)
         confidence = logits.amax((1, 2))
         rank = confidence.argsort(descending=True).argsort()
         keep = label.keep & (rank < (0.5 + 0.5 * progress) * len(s))

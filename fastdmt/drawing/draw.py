@@ -16,7 +16,6 @@ HEAT = np.array(
 )
 BLUE, ORANGE, WHITE, GREEN = (64, 156, 255), (255, 138, 36), (255, 255, 255), (70, 230, 120)
 INK, PAPER = (24, 27, 32), (255, 255, 255)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def heat(p: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from fastdmt_loaders.dataset.stored import local
 from fastdmt_loaders.decode.limits import reason
 from fastdmt_loaders.decode.media import film_of, open_media, pictures_of, zero_of
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".3gp", ".ts", ".wmv", ".flv")
 # Encoder -> container suffix, sound codecs that stay as they are (those that players expect there), encoder for others.
 ENCODERS = {
     "libx264": (".mp4", {"aac", "mp3", "ac3", "eac3", "alac"}, "aac"),

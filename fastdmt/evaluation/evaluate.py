@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdmt.config import require
@@ -18,6 +17,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import examples as pictures
 from fastdmt.evaluation import metrics
 from fastdmt.evaluation.result import RULES, Result
+from fastdmt.models.probability import upsample
 from fastdmt.names import MAP_SOURCES
 from fastdmt_loaders import EvalBatch, Pair, View, eval_batches
 from fastdmt_loaders.dataset.annotations import truth_map
@@ -198,10 +198,7 @@ class _Measure:
             out["mse"] = metrics.mse(p, truth)
             out |= {f"ciou_{rule}": metrics.ciou(metrics.binarise(p, rule, truth), truth) for rule in RULES}
         if self.confident:
-            cosines = [
-                F.interpolate(s.float()[:, None], size=(SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
-                for s in self.model.cosines(batch.frames, sound, self.source)
-            ]
+            cosines = [upsample(s, (SIZE, SIZE)) for s in self.model.cosines(batch.frames, sound, self.source)]
             out["confidence"] = metrics.confidence(torch.stack(cosines).mean(0))
         return out
 

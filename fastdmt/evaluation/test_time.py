@@ -15,6 +15,7 @@ from fastdmt.config import require
 from fastdmt.models.encoders import build_visual
 from fastdmt.models.pair import Model
 from fastdmt.models.pretrained import load_weights
+from fastdmt.models.probability import upsample
 
 SHARE = 0.4  # of the map beside the objects' (EZ-VSL)
 STEP = 32  # sides of resized frames are multiples of it: every encoder's stride divides them
@@ -106,7 +107,7 @@ def with_options(
 
 
 def _resize(maps: Tensor, size: int) -> Tensor:
-    return F.interpolate(maps.float()[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+    return upsample(maps, (size, size))
 
 
 def _stretch(maps: Tensor) -> Tensor:

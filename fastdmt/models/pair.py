@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdmt.config import TrainConfig, require
@@ -20,7 +19,7 @@ from fastdmt.errors import FastDMTError
 from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_weights
-from fastdmt.models.probability import probability_map
+from fastdmt.models.probability import probability_map, upsample
 from fastdmt.names import HEADS_ALONE, MAP_SOURCES
 from fastdmt.runs import checkpoint
 from fastdmt.runs.settings import load_config
@@ -191,8 +190,7 @@ class Model:
             front_end = FRONT_ENDS[name]
             features[name] = front_end.function(torch.from_numpy(pcm[front_end.rate])[None].to(self.device))
         p = self.maps(frames, features, source, size=self.size)
-        p = F.interpolate(p[:, None], size=(height, width), mode="bilinear", align_corners=False)
-        return p[0, 0].cpu().numpy()
+        return upsample(p, (height, width))[0].cpu().numpy()
 
     def _localizers(self, source: str) -> list[Localizer]:
         require(source in MAP_SOURCES, f"unknown map {source!r}: choose one of {', '.join(MAP_SOURCES)}")

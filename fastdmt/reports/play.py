@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from fastdmt.drawing import draw
-from fastdmt.drawing.video import SUFFIXES as VIDEO_SUFFIXES
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.evaluate import NOISE_LEVEL, view_of
 from fastdmt.models.inputs import read_picture
@@ -23,7 +22,7 @@ from fastdmt.reports.predict import GRID, PICTURES, localize_batch
 from fastdmt.reports.report import SOUND_RATE, jpeg_uri, sound_uri
 from fastdmt_loaders import DataError, read_sound
 from fastdmt_loaders.dataset.dataset import SOUND_SUFFIXES
-from fastdmt_loaders.decode.clips import frame_at
+from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES, frame_at
 from fastdmt_loaders.decode.limits import decoding
 from fastdmt_loaders.decode.media import length_of, open_media, pictures_of
 

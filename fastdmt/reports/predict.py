@@ -20,6 +20,7 @@ from fastdmt.reports.player import write_page
 from fastdmt_loaders import FRONT_ENDS, AVDataset, read_sound
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.dataset.dataset import PICTURE_SUFFIXES, SOUND_SUFFIXES
+from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES
 from fastdmt_loaders.decode.pictures import resize
 
 LEVEL = 0.5  # a pixel sounds where P reaches this
@@ -120,7 +121,7 @@ def find_jobs(inputs: Sequence[str | Path]) -> list[tuple[Path, ...]]:
             raise FastDMTError(f"{path}: no such file or folder; check the path")
         suffix = path.suffix.lower()
         if frame is not None:
-            if suffix not in (*SOUND_SUFFIXES, ".aac", *video.SUFFIXES) or path.is_dir():
+            if suffix not in (*SOUND_SUFFIXES, ".aac", *VIDEO_SUFFIXES) or path.is_dir():
                 raise FastDMTError(f"{frame}: is a picture, but {path} after it is no sound; give FRAME SOUND in turn")
             jobs.append((frame, path))
             frame = None
@@ -128,12 +129,12 @@ def find_jobs(inputs: Sequence[str | Path]) -> list[tuple[Path, ...]]:
             jobs += _folder_jobs(path)
         elif suffix in PICTURES:
             frame = path
-        elif suffix in video.SUFFIXES:
+        elif suffix in VIDEO_SUFFIXES:
             jobs.append((path,))
         elif suffix in SOUND_SUFFIXES:
             raise FastDMTError(f"{path}: a sound needs its frame before it; give FRAME SOUND")
         else:
-            raise FastDMTError(f"{path}: neither a picture nor a video; known: {' '.join(video.SUFFIXES)}")
+            raise FastDMTError(f"{path}: neither a picture nor a video; known: {' '.join(VIDEO_SUFFIXES)}")
     if frame is not None:
         raise FastDMTError(f"{frame}: a picture needs a sound after it; give FRAME SOUND")
     if not jobs:
@@ -149,7 +150,7 @@ def _folder_jobs(folder: Path) -> list[tuple[Path, ...]]:
     sounds = {path.stem: path for path in files if path.suffix.lower() in SOUND_SUFFIXES}
     jobs: list[tuple[Path, ...]] = []
     for path in files:
-        if path.suffix.lower() in video.SUFFIXES:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
             jobs.append((path,))
         elif path.suffix.lower() in PICTURES and path.stem in sounds:
             jobs.append((path, sounds[path.stem]))

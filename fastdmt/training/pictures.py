@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fastdmt.drawing import draw
+from fastdmt_loaders.augment import MEAN, STD
 
 
 def training_picture(model, batch, rows: int = 4, tile: int = 160) -> np.ndarray:
@@ -18,7 +19,7 @@ def training_picture(model, batch, rows: int = 4, tile: int = 160) -> np.ndarray
     sound = {name: tensor[order] for name, tensor in batch.sound.items()}
     size = frames.shape[-1]
     maps = [model.maps(frames, sound, source, size).cpu().numpy() for source in ("A", "B", "students")]
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (draw.IMAGENET_MEAN, draw.IMAGENET_STD))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     pictures = ((frames.float().cpu() * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
     level = model.cfg.pseudo.delta
     out = []

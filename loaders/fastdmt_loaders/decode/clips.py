@@ -13,7 +13,21 @@ from fastdmt_loaders.decode.limits import MAX_ASPECT, MEND, Deadline, check_pixe
 from fastdmt_loaders.decode.media import OPTIONS, film_of, frames_from, length_of, open_media, reaches, zero_of
 from fastdmt_loaders.errors import DataError
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".webm",
+    ".mkv",
+    ".avi",
+    ".mov",
+    ".m4v",
+    ".flv",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".ogv",
+    ".3gp",
+)
 ROUNDING = 2e-3  # seconds: containers round the times of frames to milliseconds
 
 
