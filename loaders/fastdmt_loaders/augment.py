@@ -20,6 +20,7 @@ from fastdmt_loaders import memory
 from fastdmt_loaders.batch import Batch, RawBatch, ShownBatch, View
 from fastdmt_loaders.dataset.sampler import AUGMENTATION, Plan, philox
 from fastdmt_loaders.frontends import FRONT_ENDS
+from fastdmt_loaders.memory import Place
 from fastdmt_loaders.views import Recipe, by_batch, by_row
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,27 +130,31 @@ def apply(raw: RawBatch, draws: np.ndarray, view: View, ids: list[str], dtype: t
     return finish(show(raw, draws, view), ids, dtype)
 
 
-def show(raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None) -> ShownBatch:
+def show(
+    raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None, place: Place = memory.fresh
+) -> ShownBatch:
     """Raw items -> both views in bytes, boxes in pixels, front-ends of both sounds.
 
     Args:
         pool: threads that share the rows, on a CPU.
+        place: gives the memory of each part by its name, on a CPU.
     """
     frames = raw.frames.permute(0, 2, 3, 1)
     n, side = len(frames), frames.shape[1]
-    asked = recipe(draws, side, view.size) if view.augment else None
-    if asked is None:
-        weak = strong = frames
-    elif frames.device.type == "cpu":
-        weak, strong = (memory.empty((n, view.size, view.size, 3), torch.uint8) for _ in range(2))
-        chunks = [range(start, min(start + CPU_CHUNK, n)) for start in range(0, n, CPU_CHUNK)]
-        list((pool.map if pool else map)(lambda rows: by_row(frames, asked, rows, weak, strong), chunks))
-    else:
-        weak, strong = by_batch(frames, asked, view.size)
     boxes = raw.boxes * side
-    if asked is not None:
+    if not view.augment:
+        on_host = frames.device.type == "cpu"
+        weak = strong = place("weak", tuple(frames.shape), torch.uint8).copy_(frames) if on_host else frames
+    else:
+        asked = recipe(draws, side, view.size)
         boxes = move(boxes, asked, view.size)
-    sound, sound_strong = hear(raw, draws, view, pool)
+        if frames.device.type == "cpu":
+            weak, strong = (place(name, (n, view.size, view.size, 3), torch.uint8) for name in ("weak", "strong"))
+            chunks = [range(start, min(start + CPU_CHUNK, n)) for start in range(0, n, CPU_CHUNK)]
+            list((pool.map if pool else map)(lambda rows: by_row(frames, asked, rows, weak, strong), chunks))
+        else:
+            weak, strong = by_batch(frames, asked, view.size)
+    sound, sound_strong = hear(raw, draws, view, pool, place)
     return ShownBatch(weak, strong, sound, sound_strong, boxes, raw.known, raw.index, raw.labelled, raw.step, raw.bad)
 
 
@@ -163,7 +168,7 @@ def finish(shown: ShownBatch, ids: list[str], dtype: torch.dtype = torch.float32
 
 
 def hear(
-    raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None
+    raw: RawBatch, draws: np.ndarray, view: View, pool: Executor | None = None, place: Place = memory.fresh
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The front-ends of the plain and of the varied sound; what the source already holds is left as it is."""
     plain = [name for name in view.front_ends if name not in raw.sound]
@@ -180,21 +185,24 @@ def hear(
         changed = {rate: vary_sound(samples, rate, own, full) for rate, samples in pcm.items()} if strong else {}
         return front_ends(pcm, plain), front_ends(changed, strong)
 
-    chunk = CPU_CHUNK if device.type == "cpu" else n
-    slices = [slice(start, start + chunk) for start in range(0, n, chunk)]
+    if device.type != "cpu":
+        sound, varied = part(slice(None))
+        return raw.sound | sound, varied or raw.sound_strong or raw.sound | sound
+    slices = [slice(start, start + CPU_CHUNK) for start in range(0, n, CPU_CHUNK)]
     parts = list((pool.map if pool else map)(part, slices))
-    sound = raw.sound | {name: _join([part[name] for part, _ in parts]) for name in plain}
-    varied = {name: _join([part[name] for _, part in parts]) for name in strong}
+
+    def whole(kind: str, name: str, values: list[Tensor]) -> Tensor:
+        return torch.cat(values, out=place(f"{kind} {name}", (n, *values[0].shape[1:]), values[0].dtype))
+
+    sound = raw.sound | {name: whole("sound", name, [part[name] for part, _ in parts]) for name in plain}
+    varied = {name: whole("varied", name, [part[name] for _, part in parts]) for name in strong}
     return sound, varied or raw.sound_strong or sound
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    if parts[0].device.type != "cpu":
-        return torch.cat(parts)
-    whole = memory.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
-    return torch.cat(parts, out=whole)
+def heard(view: View, name: str) -> Tensor:
+    """A front-end's output for one silent item."""
+    rate, function = FRONT_ENDS[name]
+    return function(torch.zeros(1, view.samples(rate)))
 
 
 def front_ends(pcm: Mapping[int, Tensor], names: Sequence[str]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.parallel import cores, one_thread
 from fastdmt_loaders.sources.cache import CacheSource, agreed, cache_bytes, choose_cache
-from fastdmt_loaders.sources.workers import WorkerSource, read_batch, show_batch
+from fastdmt_loaders.sources.workers import ShowingSource, WorkerSource, read_batch
 
 log = logging.getLogger("fastdmt_loaders")
 
@@ -177,8 +177,10 @@ def make_loader(
     else:
         description = f"torch, {workers} workers"
         # A GPU augments in no time; without one, each worker does it for its own batches.
-        read = partial(show_batch if on_host else read_batch, table, plan, view)
-        source, threads = WorkerSource(read, workers, prefetch, pin=not on_host), 0
+        if on_host:
+            source, threads = ShowingSource(table, plan, view, workers, prefetch), 0
+        else:
+            source = WorkerSource(partial(read_batch, table, plan, view), workers, prefetch, pin=True)
     log.info("loader: %s", description)
     return Loader(source, table, plan, view, device, dtype, max_bad, description, threads)
 

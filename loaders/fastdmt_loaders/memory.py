@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 KEPT = 12  # free blocks kept, over all sizes
 SMALL = 1 << 20  # bytes below which the allocator itself reuses pages
+Place = Callable[[str, tuple[int, ...], torch.dtype], Tensor]  # memory for a part of that name, shape and type
 ALIGNED = 64  # bytes: a cache line
 _free: deque[np.ndarray] = deque(maxlen=KEPT)
 
@@ -28,6 +30,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     return tensor
 
 
+def fresh(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`empty` for a part of any name."""
+    return empty(shape, dtype)
+
+
 def _taken(size: int) -> np.ndarray:
     """A free block that fits without much waste, or a new one. Leases end at any moment, so no lock is held."""
     for _ in range(len(_free)):
@@ -40,6 +47,32 @@ def _taken(size: int) -> np.ndarray:
         _free.append(block)
     bytes_ = np.empty(size + ALIGNED, np.uint8)
     return bytes_[(start := -bytes_.ctypes.data % ALIGNED) : start + size]
+
+
+class Turns:
+    """Shared memory that batches in flight take turns in, so that processes hand them over without fresh pages.
+
+    Made before the processes. Step s has turn s % turns: whoever holds a batch must be done with it before the process
+    that makes batch s + turns begins.
+
+    Args:
+        shapes: name -> shape and type of a part.
+    """
+
+    def __init__(self, turns: int, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]):
+        self.turns = turns
+        self.parts = {
+            name: torch.empty((turns, *shape), dtype=dtype).share_memory_() for name, (shape, dtype) in shapes.items()
+        }
+
+    def of(self, step: int) -> dict[str, Tensor]:
+        """A step's parts."""
+        return {name: part[step % self.turns] for name, part in self.parts.items()}
+
+
+def copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU in memory that is used again."""
+    return empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
 
 
 def rows(kept: Tensor, index: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ def by_row(frames: Sequence[Tensor] | Tensor, recipe: Recipe, rows: range, weak:
     colour = _Colours(size)
     plain = (recipe.pull == 0) & (recipe.colours == np.eye(3, dtype=np.float32)).all(axis=(1, 2))
     soft = recipe.taps[:, radius] < 1
+    # A product with a 3 x 3 matrix is slow where a few pixels side by side and a block diagonal are fast.
+    blocks = np.kron(np.eye(colour.side, dtype=np.float32), recipe.colours.transpose(0, 2, 1))
     for row in rows:
         top, left = int(recipe.top[row]), int(recipe.left[row])
         crop = frames[row][top : top + size, left : left + size]
@@ -67,7 +69,7 @@ def by_row(frames: Sequence[Tensor] | Tensor, recipe: Recipe, rows: range, weak:
         if plain[row] and not soft[row]:
             changed.copy_(seen)
         else:
-            values = colour(seen, recipe, row)
+            values = colour(seen, recipe, row, torch.from_numpy(blocks[row]))
             if soft[row]:
                 taps = recipe.taps[row]
                 taps = taps[(first := int(np.flatnonzero(taps)[0])) : len(taps) - first]
@@ -83,19 +85,17 @@ class _Colours:
     """The affine map of one frame's colours; keeps its memory."""
 
     def __init__(self, size: int):
-        # A product with a 3 x 3 matrix is slow where a few pixels side by side and a block diagonal are fast.
         self.side = math.gcd(size * size, 4)
         self.size = size
         self.values, self.mapped = torch.empty(size, size, 3), torch.empty(size, size, 3)
 
-    def __call__(self, frame: Tensor, recipe: Recipe, row: int) -> Tensor:
+    def __call__(self, frame: Tensor, recipe: Recipe, row: int, block: Tensor) -> Tensor:
         values, mapped, size = self.values, self.mapped, self.size
         values.copy_(frame)
         offset = LOW
         if recipe.pull[row]:
             mean = values.view(size, -1).sum(0).view(size, 3).sum(0).numpy() / (size * size)
             offset += float(recipe.pull[row] * (mean @ recipe.grey))
-        block = torch.from_numpy(np.kron(np.eye(self.side, dtype=np.float32), recipe.colours[row].T))
         torch.mm(values.view(-1, 3 * self.side), block, out=mapped.view(-1, 3 * self.side))
         return mapped.add_(offset).clamp_(LOW, HIGH)
 

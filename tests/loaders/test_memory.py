@@ -59,3 +59,15 @@ def test_rows_are_the_indexed_ones():
     kept = torch.from_numpy(np.random.default_rng(0).integers(-99, 99, (50, 3, 40_000), dtype=np.int16))
     index = torch.tensor([4, 49, 4, 0])
     assert torch.equal(memory.rows(kept, index), kept[index])
+
+
+def test_batches_in_flight_share_no_turn():
+    turns = memory.Turns(5, {"weak": ((4, 3), torch.uint8), "sound": ((4,), torch.float32)})
+    for step in range(7, 12):
+        for part in turns.of(step).values():
+            assert part.is_shared()
+            part.fill_(step)
+    for step in range(7, 12):
+        parts = turns.of(step)
+        assert (parts["weak"] == step).all() and parts["weak"].shape == (4, 3)
+        assert (parts["sound"] == step).all() and parts["sound"].dtype == torch.float32

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastdmt_loaders import memory
+from fastdmt_loaders import augment, memory
 from fastdmt_loaders.batch import RawBatch, View
 from fastdmt_loaders.dataset.dataset import Table
 from fastdmt_loaders.dataset.sampler import Plan
@@ -38,14 +38,8 @@ def kept_front_ends(view: View, device: torch.device) -> list[str]:
 
 def cache_bytes(items: int, view: View, device: torch.device) -> int:
     """Memory that the cache of so many items takes."""
-    features = sum(4 * _one(view, name).numel() for name in kept_front_ends(view, device))
+    features = sum(4 * augment.heard(view, name).numel() for name in kept_front_ends(view, device))
     return items * (3 * view.resize**2 + sum(2 * view.samples(rate) for rate in view.rates) + features)
-
-
-def _one(view: View, name: str) -> torch.Tensor:
-    """A front-end's output for one silent item."""
-    rate = FRONT_ENDS[name].rate
-    return FRONT_ENDS[name].function(torch.zeros(1, view.samples(rate)))
 
 
 def choose_cache(items: int, view: View, device: torch.device, world: int = 1, shared: bool = False) -> str:
@@ -110,7 +104,7 @@ class CacheSource:
         self.frames = torch.empty((n, view.resize, view.resize, 3), dtype=torch.uint8, device=self.device)
         self.pcm = {r: torch.zeros((n, view.samples(r)), dtype=torch.int16, device=self.device) for r in view.rates}
         self.scale = {rate: np.zeros(n, np.float32) for rate in view.rates}
-        self.sound = {name: _one(view, name).repeat_interleave(n, 0) for name in kept_front_ends(view, device)}
+        self.sound = {name: augment.heard(view, name).repeat_interleave(n, 0) for name in kept_front_ends(view, device)}
         # Sound whose front-ends are all kept is not touched again unless it is varied.
         names = view.front_ends if view.audio_augment != "none" else set(view.front_ends) - set(self.sound)
         self.asked = {FRONT_ENDS[name].rate for name in names}

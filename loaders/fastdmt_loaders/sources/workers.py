@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -74,11 +75,6 @@ def read_batch(table: Table, plan: Plan, view: View, step: int) -> RawBatch:
     return raw_batch(table, plan, step, index, frames.permute(0, 3, 1, 2), [sound for _, sound in items], bad)
 
 
-def show_batch(table: Table, plan: Plan, view: View, step: int) -> ShownBatch:
-    """A step's items, decoded and augmented here: what is left to do are the frames' floats."""
-    return augment.show(read_batch(table, plan, view, step), augment.draws_of(plan, step), view)
-
-
 @dataclass
 class _From(Sampler):
     """Steps without end."""
@@ -128,6 +124,51 @@ class WorkerSource(Dataset, Generic[Read]):
 
     def close(self) -> None:
         """Nothing to free: workers end with their iterator."""
+
+
+class ShowingSource:
+    """Batches that the workers have augmented as well: what is left to do are the frames' floats. For a CPU."""
+
+    def __init__(self, table: Table, plan: Plan, view: View, workers: int, prefetch: int):
+        self.table, self.plan, self.view, self.workers, self.prefetch = table, plan, view, workers, prefetch
+
+    def batches(self, step: int) -> Iterator[ShownBatch]:
+        """A batch's frames are to be read before the next one is asked for."""
+        # The loader asks for another batch as it hands one out, and none is asked for while that one is being read.
+        turns = memory.Turns(self.workers * self.prefetch + 1, self._shapes())
+        source = WorkerSource(partial(self._show, turns), self.workers, self.prefetch, pin=False)
+        for batch in source.batches(step):
+            parts = turns.of(batch.step)
+            batch.weak, batch.strong = parts["weak"], parts.get("strong", parts["weak"])
+            batch.sound = {name: memory.copy(parts[f"sound {name}"]) for name in self.view.front_ends}
+            batch.sound_strong = batch.sound
+            if self.view.audio_augment != "none":
+                batch.sound_strong = {name: memory.copy(parts[f"varied {name}"]) for name in self.view.front_ends}
+            yield batch
+
+    def close(self) -> None:
+        """Nothing to free: workers end with their iterator."""
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        n, view = len(self.plan.rows), self.view
+        frames = ((n, view.size, view.size, 3), torch.uint8)
+        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {"weak": frames}
+        if view.augment:
+            shapes["strong"] = frames
+        for name in view.front_ends:
+            for kind in ("sound", "varied") if view.audio_augment != "none" else ("sound",):
+                shapes[f"{kind} {name}"] = ((n, *augment.heard(view, name).shape[1:]), torch.float32)
+        return shapes
+
+    def _show(self, turns: memory.Turns, step: int) -> ShownBatch:
+        """In a worker: a batch whose large parts lie in the shared memory."""
+        parts = turns.of(step)
+        raw = read_batch(self.table, self.plan, self.view, step)
+        draws = augment.draws_of(self.plan, step)
+        shown = augment.show(raw, draws, self.view, place=lambda name, shape, dtype: parts[name])
+        shown.weak = shown.strong = torch.empty(0)
+        shown.sound = shown.sound_strong = {}
+        return shown
 
 
 def _told(error: Exception) -> Exception:
