@@ -42,6 +42,7 @@ def home(tmp_path_factory):
     """A folder as the documents assume it: data/demo and runs/demo, tiny; and the paths that the examples name."""
     home = tmp_path_factory.mktemp("home")
     make_demo(home / "data" / "demo", clips=48, labelled=10, seed=1)
+    (home / "mine.yaml").write_text("labels: 5\n")
     base = preset("demo")
     data = dataclasses.replace(base.data, root=Path("data/demo"))
     optim = dataclasses.replace(base.optim, batch=8, warmup_steps=1, steps=1)

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 from fastdmt.cli import arguments
+from fastdmt.cli.helping import command_line
+from fastdmt.cli.settings import write_settings
 from fastdmt.config import TrainConfig, require
 from fastdmt.console import CONSOLE, bar, say
 from fastdmt.data.run_data import open_files, relocate, test_pairs, trained_ids
@@ -22,13 +24,22 @@ from fastdmt.presets import require_data
 from fastdmt.reports.predict import predict
 from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
+from fastdmt.training.plan import forecast
 from fastdmt.training.trainer import Outcome, Trainer
 from fastdmt_loaders import AVDataset
 
 
-def train(cfg: TrainConfig) -> int:
+def train(args: arguments.Train) -> int:
     """`fastdmt train`."""
-    return start(cfg, "fastdmt.cli.commands:train_here")
+    if args.save_config is not None:
+        write_settings(args.save_config, args.train)
+        say(CONSOLE, f"written: {args.save_config}; next: {command_line('train', '--config', args.save_config)}")
+        return 0
+    if args.plan:
+        for line in forecast(args.train, CONSOLE).lines():
+            say(CONSOLE, line)
+        return 0
+    return start(args.train, "fastdmt.cli.commands:train_here")
 
 
 def train_here(cfg: TrainConfig, world: World) -> int:
@@ -55,8 +66,8 @@ def _say_next(outcome: Outcome) -> int:
     score = best_validation(outcome.run)
     found = "" if score is None else f" (best validation CIoU@0.5 {100 * score:.1f}%)"
     say(CONSOLE, f"done: {outcome.run}{found}; next:")
-    for line in (f"fastdmt eval {outcome.run}", f"fastdmt predict {outcome.run} FRAME SOUND"):
-        say(CONSOLE, f"  {line}")
+    say(CONSOLE, f"  {command_line('eval', outcome.run)}")
+    say(CONSOLE, f"  {command_line('predict', outcome.run)} FRAME SOUND")
     return 0
 
 

@@ -11,21 +11,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
 from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
+from fastdmt.cli.settings import with_options
 from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files
 from fastdmt.drawing.curves import write_budgets, write_curves
-from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
 from fastdmt.evaluation.evaluate import validate, view_of
 from fastdmt.models.pair import load
@@ -99,7 +97,7 @@ def variants(base: TrainConfig, algorithms: str, localizers: str, given: tuple[s
         name = name.strip()
         require(bool(colon and name), f'--variant {text!r} has no name: write "name: options", for example "plain: "')
         require(name not in rows, f"two variants are called {name!r}; give each a name of its own")
-        rows[name] = with_options(base, name, options)
+        rows[name] = with_options(base, options, f"variant {name!r}")
     if rows:
         return rows
     for algorithm in algorithms.split(","):
@@ -109,17 +107,6 @@ def variants(base: TrainConfig, algorithms: str, localizers: str, given: tuple[s
             model = dataclasses.replace(base.model, localizer=localizer)
             rows[name] = dataclasses.replace(base, algorithm=algorithm, model=model)
     return rows
-
-
-def with_options(base: TrainConfig, name: str, options: str) -> TrainConfig:
-    """The settings with some options of `fastdmt train` on top. Raises FastDMTError: they do not parse."""
-    try:
-        words = arguments.current(shlex.split(options))
-        return tyro.cli(tyro.conf.OmitArgPrefixes[TrainConfig], args=words, default=base, console_outputs=False)
-    except (SystemExit, ValueError) as error:
-        raise FastDMTError(
-            f"variant {name!r}: {options.strip()!r} are not options of train; see fastdmt train --help"
-        ) from error
 
 
 def parse_budgets(text: str) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastdmt import console
 from fastdmt.cli import arguments
 from fastdmt.cli.helping import command_line
 from fastdmt.config import require
-from fastdmt.console import CONSOLE, bar
+from fastdmt.console import CONSOLE, bar, say
 from fastdmt.data import official_lists
 from fastdmt.data.own_lists import draw_lists
 from fastdmt.errors import FastDMTError
@@ -23,14 +22,9 @@ LISTS = {"train.txt": "--train-list", "labelled.txt": "--labelled-list", "val.tx
          "test.csv": "--test-list"}  # fmt: skip
 
 
-def say(line: str) -> None:
-    """A line as it is."""
-    console.say(CONSOLE, line)
-
-
 def say_next(*words: Any) -> None:
     """What to type next."""
-    say(f"next: {command_line(*words)}")
+    say(CONSOLE, f"next: {command_line(*words)}")
 
 
 def demo(args: arguments.DataDemo) -> int:
@@ -40,7 +34,7 @@ def demo(args: arguments.DataDemo) -> int:
     with bar(CONSOLE, "writing files") as tick:
         made = make_demo(args.out, args.clips, args.labelled, args.seed, progress=tick)
     for line in (*made.notes, f"written: {made.root}"):
-        say(line)
+        say(CONSOLE, line)
     say_next("train", "--data", made.root)
     return 0
 
@@ -69,7 +63,7 @@ def index(args: arguments.DataIndex) -> int:
             force=args.force,
         )
     for line in found.lines:
-        say(line)
+        say(CONSOLE, line)
     say_next("data", "check", args.root)
     return 0
 
@@ -79,10 +73,10 @@ def check(args: arguments.DataCheck) -> int:
     with bar(CONSOLE, "reading files") as tick:
         report = checking.check_root(args.root, workers=args.workers or None, progress=tick)
     for line in report.lines():
-        say(line)
+        say(CONSOLE, line)
     clean: list[Any] = []
     if report.fatal:
-        say("mend the files named above, or train without them:")
+        say(CONSOLE, "mend the files named above, or train without them:")
         clean = [word for path in report.clean if path.name in LISTS for word in (LISTS[path.name], path.resolve())]
     known = any((args.root / name).is_file() for name in LISTS)
     say_next(*(("train", "--data", args.root, *clean) if known else ("data", "index", args.root, "--own")))
@@ -103,13 +97,13 @@ def prepare(args: arguments.DataPrepare) -> int:
             progress=tick,
         )
     for line in done.failed:
-        say(line)
-    say(f"{args.out}: {done.done:,} made, {done.skipped:,} were there, {len(done.failed):,} failed")
+        say(CONSOLE, line)
+    say(CONSOLE, f"{args.out}: {done.done:,} made, {done.skipped:,} were there, {len(done.failed):,} failed")
     if has_boxes(args.out):
         say_next("data", "check", args.out)
     else:
-        say("next, with a file of boxes (VGG-SS, COCO, Label Studio, CVAT, CSV):")
-        say(f"  {command_line('data', 'boxes')} FILE {command_line(args.out).removeprefix('fastdmt ')}")
+        say(CONSOLE, "next, with a file of boxes (VGG-SS, COCO, Label Studio, CVAT, CSV):")
+        say(CONSOLE, f"  {command_line('data', 'boxes')} FILE {command_line(args.out).removeprefix('fastdmt ')}")
     return 1 if done.failed else 0
 
 
@@ -121,7 +115,7 @@ def has_boxes(root: Path) -> bool:
 def boxes(args: arguments.DataBoxes) -> int:
     """`fastdmt data boxes`."""
     for line in converting.convert(args.file, args.root, args.source, args.force).lines:
-        say(line)
+        say(CONSOLE, line)
     say_next("data", "index", args.root, "--own")
     return 0
 
@@ -133,6 +127,6 @@ def pack(args: arguments.DataPack) -> int:
             args.root, args.out, per_shard=args.per_shard, workers=args.workers or None, progress=tick
         )
     records = sum(map(len, shards.ids))
-    say(f"written: {len(shards.files):,} shards of {records:,} records in {args.out}")
+    say(CONSOLE, f"written: {len(shards.files):,} shards of {records:,} records in {args.out}")
     say_next("train", "--data", args.out)
     return 0

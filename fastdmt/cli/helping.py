@@ -19,6 +19,7 @@ ESSENTIALS = (
     "device",
     "gpus", "seed", "logger",
 )  # fmt: skip
+ACTIONS = ("plan", "config", "save-config")  # of `train` itself: what to do, where settings come from
 
 
 def fields(config: Any) -> Iterator[tuple[str, Any, str]]:
@@ -53,10 +54,11 @@ def short_help(name: str, config: Any, preset: str) -> str:
     known = {option: (value, doc) for option, value, doc in fields(config)}
     width = min(100, shutil.get_terminal_size().columns)
     lines = [f"usage: fastdmt {name} [options]", ""]
-    for option in ESSENTIALS:
+    for option in (*ESSENTIALS, *(name for name in ACTIONS if name in known)):
         value, doc = known[option]
         switch = isinstance(value, bool)
-        lines.append(f"  --{option}" + ("" if switch else f" {option.upper().replace('-', '_')}  (default: {value})"))
+        shown = "" if value is None else f"  (default: {value})"
+        lines.append(f"  --{option}" + ("" if switch else f" {option.upper().replace('-', '_')}{shown}"))
         lines += textwrap.wrap(doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["", f"Defaults are those of --preset {preset}. All {len(known)} settings: fastdmt {name} --help-all"]
     return "\n".join(lines)

@@ -16,14 +16,15 @@ import tyro
 from fastdmt.cli import arguments
 from fastdmt.cli.helping import completion, short_help
 from fastdmt.cli.helping import fields as option_fields
-from fastdmt.config import TrainConfig
+from fastdmt.cli.settings import read_settings
+from fastdmt.config import TrainConfig, require
 from fastdmt.console import forgive_encodings, one_line
 from fastdmt.errors import FastDMTError, InputError
 from fastdmt.presets import preset, require_data
 from fastdmt.runs.settings import load_config
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
-    "train": (TrainConfig, "commands:train", "train both localizers (no arguments: the demo)"),
+    "train": (arguments.Train, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (arguments.Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (arguments.Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
     "serve": (arguments.Serve, "serve:serve", "a local page: drop pictures and sounds, swap them, move the threshold"),
@@ -99,15 +100,15 @@ def parse(args: Sequence[str]) -> tuple[Callable[[object], int | None], object]:
     if kind is arguments.Compare:  # train's own --labels is one number
         i = next((i for i, word in enumerate(rest[:-1]) if word == "--labels" and "," in rest[i + 1]), None)
         rest = rest if i is None else [*rest[:i], "--label-budgets", *rest[i + 1 :]]
-    default = _train_default(rest) if kind in (TrainConfig, arguments.Compare) else None
-    if kind is arguments.Compare:
-        default = arguments.Compare(train=default)
-    if kind is TrainConfig and {"-h", "--help"} & set(rest):
-        print(short_help(name, default, _flag(rest, "--preset") or default.preset))
+    trains = kind in (TrainConfig, arguments.Train, arguments.Compare)
+    settings = _train_default(rest) if trains else None
+    default = settings if kind is TrainConfig else kind(train=settings) if trains else None
+    if kind in (TrainConfig, arguments.Train) and {"-h", "--help"} & set(rest):
+        print(short_help(name, default, _flag(rest, "--preset") or settings.preset))
         raise SystemExit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
     config = tyro.cli(
-        tyro.conf.OmitArgPrefixes[kind] if kind in (TrainConfig, arguments.Compare) else kind,
+        tyro.conf.OmitArgPrefixes[kind] if trains else kind,
         args=rest,
         default=default,
         prog=f"fastdmt {name}",
@@ -158,8 +159,9 @@ def _check_paths(config: object) -> None:
         saved = load_config(config.run, config.trust_localizer)
         if isinstance(config, arguments.Eval) and config.data is None:
             require_data(saved)
-    if isinstance(config, (TrainConfig, arguments.Compare)):
-        require_data(config if isinstance(config, TrainConfig) else config.train, made=True)
+    settings = config if isinstance(config, TrainConfig) else getattr(config, "train", None)
+    if isinstance(settings, TrainConfig) and getattr(config, "save_config", None) is None:
+        require_data(settings, made=True)
     for path in config.inputs if isinstance(config, arguments.Predict) else ():
         if not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
@@ -177,8 +179,11 @@ def _version() -> str:
 
 
 def _train_default(args: list[str]) -> TrainConfig:
-    """What single flags replace: the named preset, or the saved configuration of the run that is resumed."""
-    run = _flag(args, "--run")
+    """What single flags replace: the named preset, a file of settings, or those of the run that is resumed."""
+    run, file = _flag(args, "--run"), _flag(args, "--config")
+    if file is not None:
+        require("--resume" not in args, "--resume takes the run's own settings; leave --config out")
+        return read_settings(Path(file), _flag(args, "--preset"), _flag(args, "--localizer"))
     if "--resume" in args and _flag(args, "--preset") is None:
         saved = load_config(Path(run) if run else TrainConfig().run, _flag(args, "--localizer"))
         return dataclasses.replace(saved, run=Path(run) if run else saved.run)

@@ -7,8 +7,8 @@ from fastdmt.cli.main import parse
 
 @pytest.mark.parametrize("words", [["--method", "fixmatch"], ["--method=fixmatch"], ["--algorithm", "fixmatch"]])
 def test_the_former_option_goes_on_working_with_one_line(words, capsys):
-    _, cfg = parse(["train", *words])
-    assert cfg.algorithm == "fixmatch"
+    _, args = parse(["train", *words])
+    assert args.train.algorithm == "fixmatch"
     said = capsys.readouterr().err
     assert said == ("note: --method is called --algorithm now\n" if "method" in words[0] else "")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fastdmt.cli.helping import ESSENTIALS
+from fastdmt.cli.helping import ACTIONS, ESSENTIALS
 from fastdmt.cli.main import COMMANDS, as_paths, main, parse
 
 
@@ -21,7 +21,7 @@ def helped(capsys, *words: str) -> str:
 def test_short_help_names_fifteen_settings_with_the_chosen_presets_defaults(capsys):
     text = helped(capsys, "train", "--preset", "vggsound-144k", "--help")
     shown = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
-    assert shown == [f"--{name}" for name in ESSENTIALS] and len(shown) == 15
+    assert shown == [f"--{name}" for name in (*ESSENTIALS, *ACTIONS)] and len(ESSENTIALS) == 15
     assert "--epochs EPOCHS  (default: 20)" in text and "data/vggsound" in text and "--help-all" in text
     assert "(default: 100)" in helped(capsys, "train", "--preset", "vggsound-10k", "--help")
 
