@@ -25,7 +25,7 @@ from fastdmt.training.clock import Clock
 from fastdmt.training.diagnostics import diagnose
 from fastdmt.training.pictures import training_picture
 from fastdmt.training.schedule import UNBIASED, WARMUP, Schedule
-from fastdmt.training.tracking import Observer, Silent
+from fastdmt.training.tracking import Observer
 from fastdmt.training.validation import Validator
 from fastdmt_loaders import Batch
 from fastdmt_loaders.loader import Loader
@@ -49,7 +49,7 @@ class Parts:
     model: Model
     algorithm: DualMeanTeacherStep
     validator: Validator
-    observer: Observer | Silent
+    observer: Observer
     clock: Clock
     queue: AcceptedQueue | None
 

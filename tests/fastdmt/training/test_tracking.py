@@ -1,5 +1,6 @@
 """Where logged numbers go: metrics.jsonl always, a board by choice, functions of one's own."""
 
+import inspect
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastdmt.errors import FastDMTError
-from fastdmt.training.tracking import Observer, write_hparams
+from fastdmt.training.tracking import Observer, Silent, write_hparams
 
 QUIET = Console(file=open(os.devnull, "w"))
 
@@ -74,3 +75,13 @@ def test_hparams_hold_settings_and_final_figures(tmp_path):
     board.Reload()
     assert [e.value for e in board.Scalars("test/ciou")] == [0.5]
     assert any("hparams" in tag for tag in board.summary_metadata)
+
+
+def test_the_silent_observer_takes_every_call_and_no_misspelt_one(tmp_path):
+    for name, method in inspect.getmembers(Observer, inspect.isfunction):
+        if not name.startswith("_"):
+            own = vars(Silent)[name]
+            assert inspect.signature(own) == inspect.signature(method), name
+            assert own(Silent(), *[None] * (len(inspect.signature(own).parameters) - 1)) is None
+    with pytest.raises(AttributeError):
+        Silent().scalar(1)
