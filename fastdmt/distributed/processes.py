@@ -13,6 +13,8 @@ import importlib
 import logging
 import os
 import signal
+import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from fastdmt.errors import FastDMTError, told_in
 CONTROL_HOURS = 4  # the longest that ranks wait for rank 0: a validation, a first compilation
 SHUTDOWN_S = 20  # from the death of a worker, or a signal, to the forced end of the others
 TAIL = 8  # log lines shown of a worker that died
+MEETING = "FASTDMT_MEETING"  # folder in which the processes of one machine find each other
 LEAVE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # save, then leave
 
 
@@ -140,6 +143,9 @@ def join(cfg: TrainConfig) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         options["device_id"] = device
+    if MEETING in os.environ:  # a file for every start of the group: a dead one's addresses lie in the one before
+        path = Path(os.environ[MEETING]) / f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        options |= {"store": dist.FileStore(str(path), size), "rank": rank, "world_size": size}
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **options)
     control = dist.new_group(backend="gloo", timeout=timedelta(hours=CONTROL_HOURS))
     nodes = max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
@@ -195,7 +201,36 @@ def _work(worker: str, cfg: TrainConfig) -> Any:
     return result
 
 
+@contextlib.contextmanager
+def _meeting(nodes: int) -> Iterator[Path | None]:
+    """Where the processes of one machine meet: in a folder that is the user's alone, and on the loopback interface.
+
+    torch's own place is a server on all interfaces that lets anybody write, and what lies there is unpickled. Several
+    machines have no other (None).
+    """
+    if nodes > 1:
+        yield None
+        return
+    before = dict(os.environ)
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if loopback is not None:
+        os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": f"={loopback}"}
+    with tempfile.TemporaryDirectory(prefix="fastdmt-") as folder:
+        os.environ[MEETING] = folder
+        try:
+            yield Path(folder)
+        finally:
+            for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", MEETING):
+                os.environ.pop(name, None)
+            os.environ |= before
+
+
 def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
+    with _meeting(cfg.scale.nodes) as place:
+        return _launch_at(place, cfg, worker, count)
+
+
+def _launch_at(place: Path | None, cfg: TrainConfig, worker: str, count: int) -> Any:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -217,7 +252,8 @@ def _launch(cfg: TrainConfig, worker: str, count: int) -> Any:
         run_id=os.environ.get("SLURM_JOB_ID") or cfg.run.name,
         role="",
         rdzv_backend="c10d",
-        rdzv_endpoint=scale.rdzv or "localhost:0",
+        rdzv_endpoint=scale.rdzv if place is None else str(place / "launchers"),
+        rdzv_configs={"store_type": "tcp" if place is None else "file"},
         max_restarts=scale.max_restarts,
         logs_specs=DefaultLogsSpecs(str(logs), redirects=Std.ALL, tee={0: Std.ALL}, local_ranks_filter={0}),
         log_line_prefix_template="${role_name}",  # none: rank 0 speaks for the run

@@ -170,3 +170,25 @@ def assert_same(a, b, rtol=1e-5):
         a, b = wa[key].double(), wb[key].double()
         error, scale = (b - a).square().mean().sqrt().item(), a.square().mean().sqrt().item()
         assert error <= rtol * scale + 1e-6, f"{key}: RMS error {error:.1e} of {scale:.1e}"
+
+
+def listening(cfg, world):
+    """Addresses at which this process or its launcher listens, after a step's collectives: of all ranks."""
+    trainer = Trainer(cfg, quiet(), world=world)
+    trainer.begin(UNBIASED)
+    trainer.step()
+    trainer.close_loaders()
+    inodes = set()
+    for pid in (os.getpid(), os.getppid()):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                pass  # the descriptor of this very listing
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in inodes:
+                found.append(columns[1].split(":")[0])
+    return world.gather(found)

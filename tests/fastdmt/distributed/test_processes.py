@@ -64,6 +64,19 @@ def test_killed_worker_ends_the_group_and_the_run_goes_on(files, one, tmp_path):
     assert_same(one, cfg.run)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
+def test_processes_of_one_machine_listen_on_the_loopback_interface_alone(files, tmp_path, parallel):
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    before = dict(os.environ)
+    ranks = start(tiny(files, tmp_path / "run", workers_cpu=2, parallel=parallel), "dist_worker:listening")
+    assert len(ranks) == 2 and all(ranks), "gloo listens somewhere, or the look at /proc is wrong"
+    assert {address for found in ranks for address in found} <= loopback
+    assert {k: v for k, v in os.environ.items() if "SOCKET" in k or "FASTDMT" in k} == {
+        k: v for k, v in before.items() if "SOCKET" in k or "FASTDMT" in k
+    }
+
+
 @pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(files, tmp_path, parallel):
     cfg = tiny(files, tmp_path / "run", workers_cpu=2, parallel=parallel)
