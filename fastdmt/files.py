@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 
 from fastdmt.errors import FastDMTError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch and safetensors say of a full disk in place of an error number.
+FULL_SIGNS = ("No space left", "File too large", "enforce fail", "file write failed", "unexpected pos", "os error 28")
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -22,8 +28,11 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = False) -> None:
     """Whole or not at all.
+
+    Args:
+        durable: on the disk before this returns, so that it outlives a loss of power.
 
     Raises:
         FastDMTError: the file cannot be written.
@@ -32,8 +41,24 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
+        if durable:
+            sync(partial)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise FastDMTError(f"cannot write {path}: {error.strerror}; give another place or make room") from None
+        raise cannot_write(path, error, "give another place or make room") from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def cannot_write(path: Path | str, error: BaseException, advice: str) -> FastDMTError:
+    """The one line for a file that could not be written, whoever noticed."""
+    text = str(error).strip()
+    full = getattr(error, "errno", None) in FULL or any(sign in text for sign in FULL_SIGNS)
+    reason = getattr(error, "strerror", None) or next(iter(text.splitlines()), type(error).__name__)
+    return FastDMTError(f"cannot write {path}: {'the disk is full' if full else reason}; {advice}")

@@ -24,6 +24,7 @@ from fastdmt.presets import require_data
 from fastdmt.reports.predict import predict
 from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
+from fastdmt.runs.checkpoint import last_step
 from fastdmt.training.plan import forecast
 from fastdmt.training.trainer import Outcome, Trainer
 from fastdmt_loaders import AVDataset
@@ -57,7 +58,7 @@ def train_part(cfg: TrainConfig, world: World) -> None:
 
 def trained(cfg: TrainConfig) -> bool:
     """Train, or go on, in as many processes as asked for; False when a signal ended it early, saved."""
-    started = (cfg.run / "checkpoints" / "last").is_file()
+    started = last_step(cfg.run) is not None
     start(dataclasses.replace(cfg, resume=cfg.resume or started), "fastdmt.cli.commands:train_part")
     return (cfg.run / "state.txt").is_file()
 

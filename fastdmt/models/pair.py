@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from fastdmt_loaders.frontends import FRONT_ENDS
 
 RELEASED = "model.safetensors"  # the teachers alone, in a folder with config.json
 ORIGINS = "origins.json"
+LOG = logging.getLogger("fastdmt")
 
 
 class Model:
@@ -120,8 +122,14 @@ class Model:
                 assign(value, tensors[key])
 
     def load_part(self, prefix: str, tensors: dict[str, Tensor]) -> None:
-        """Tensors of one localizer ("students.0", ...) by their names within it; all of them, whole, on every rank."""
+        """Tensors of one localizer ("students.0", ...) by their names within it; all of them, whole, on every rank.
+
+        Raises:
+            FastDMTError: names or shapes are another localizer's.
+        """
         mine = self.tensors()
+        wrong = [k for k, t in tensors.items() if f"{prefix}.{k}" not in mine or mine[f"{prefix}.{k}"].shape != t.shape]
+        require(not wrong, f"{wrong[:1]} does not fit this localizer; give --warm-from a run with the same settings")
         for key, value in tensors.items():
             assign(mine[f"{prefix}.{key}"], value)
 
@@ -230,9 +238,11 @@ def weights_file(run: Path, which: str = "best") -> Path:
     best, released = run / "best.safetensors", run / RELEASED
     if which == "best" and best.is_file():
         return best
-    last = checkpoint.last_folder(run)
-    if last is None and released.is_file():
+    if released.is_file() and checkpoint.last_step(run) is None:
         return released
+    last, notes = checkpoint.newest(run)
+    for note in notes:
+        LOG.warning("note: %s", note)
     require(last is not None, f"{run} has no weights yet; go on with: fastdmt train --run {run} --resume")
     return last
 

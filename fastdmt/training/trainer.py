@@ -85,7 +85,8 @@ class Trainer:
             self.cfg = cfg = open_run(cfg, self.world.first)
             self.data: Data = open_data(cfg, console)
         self.device = self.world.device
-        last = checkpoint.last_folder(cfg.run) if cfg.resume else None
+        last, notes = checkpoint.newest(cfg.run, self.world) if cfg.resume else (None, [])
+        self.data.summary += notes
         use_kernels(cfg.kernels, self.device)
         scheme = algorithm or CLASSES[cfg.algorithm](cfg.pseudo, cfg.model.probability)
         self.schedule = Schedule(

@@ -152,7 +152,7 @@ def losses(run: Path) -> list[dict]:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     from fastdmt.runs import checkpoint
 
-    return checkpoint.load_tensors(checkpoint.last_folder(run))
+    return checkpoint.load_tensors(checkpoint.newest(run)[0])
 
 
 def assert_same(a, b, rtol=1e-5):

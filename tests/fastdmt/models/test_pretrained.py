@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fastdmt.errors import FastDMTError
 from fastdmt.models import pretrained as weights
 from fastdmt.models.encoders import build_audio, build_visual
-from fastdmt.models.pretrained import load_weights
+from fastdmt.models.pretrained import load_weights, read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +277,57 @@ def test_lite0_comes_from_its_installed_package_and_is_named_where_it_is_not(tmp
     monkeypatch.syspath_prepend(tmp_path)
     loaded = load_weights(module, "lite0")
     assert holds(module, state) and loaded.spare == tuple(spare)
+
+
+# ------------------------------------------------------------------ what wraps, what is mistaken, what is spoiled
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "wrapped",
+    ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}", "module.module.{}", "_orig_mod.module.{}"],
+)
+def test_names_are_those_of_the_bare_module(tmp_path, suffix, wrapped):
+    encoder = build_audio("small-spectrogram")
+    state = {wrapped.format(k): t.clone() for k, t in encoder.state_dict().items()}
+    path = tmp_path / f"w{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    assert read_tensors(path).keys() == encoder.state_dict().keys()
+
+
+def test_wrappers_of_parts_are_taken_off_and_two_models_in_one_are_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"a._orig_mod.weight": torch.zeros(2), "b.module.weight": torch.zeros(2)}, path)
+    assert read_tensors(path).keys() == {"a.weight", "b.weight"}
+    torch.save({"module.a": torch.zeros(2), "a": torch.ones(2)}, path)
+    with pytest.raises(FastDMTError, match="two names"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npy", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"<!DOCTYPE html>\n<html><title>Sign in</title></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"),
+    ],
+)
+def test_a_page_and_a_pointer_are_called_by_their_names(tmp_path, suffix, content, name):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(FastDMTError, match=rf"weights\{suffix} .*{name}"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npy", ".safetensors"])
+def test_a_spoiled_tensor_is_named(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    arrays = soundnet_arrays()
+    arrays["conv2"]["biases"][0] = np.nan
+    if suffix == ".npy":
+        save_object(path, arrays)
+    else:
+        state = {"conv2.bias": torch.tensor([float("nan"), 1.0])}
+        save_file(state, path) if suffix == ".safetensors" else torch.save({"model": state}, path)
+    with pytest.raises(FastDMTError, match=rf"w\{suffix}: conv2\.bias is not finite \(1 of"):
+        read_tensors(path)
