@@ -11,7 +11,8 @@ from typing import Any
 
 from fastdmt.config import TrainConfig, moves_numbers, require, to_dict
 from fastdmt.errors import FastDMTError
-from fastdmt.runs import checkpoint
+from fastdmt.files import write_text
+from fastdmt.runs import checkpoint, lock
 from fastdmt.runs.settings import load_config
 
 
@@ -25,7 +26,8 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
         The configuration, its folders absolute; with `resume` set where a launcher started the group again.
 
     Raises:
-        FastDMTError: a run is there and `resume` is not set, or the reverse; other settings; not writable.
+        FastDMTError: a run is there and `resume` is not set, or the reverse; other settings; not writable; another
+            process trains there.
     """
     run, path = cfg.run, cfg.run / "config.json"
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and path.is_file():
@@ -35,6 +37,8 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
             path.is_file(),
             f"nothing to resume in {run}: it has no config.json; leave --resume out, or give the run's folder",
         )
+        if first:
+            lock.take(run)
         changed = differences(load_config(run, cfg.model.localizer), cfg)
         require(
             not changed,
@@ -44,15 +48,15 @@ def open_run(cfg: TrainConfig, first: bool) -> TrainConfig:
     cfg = absolute(cfg)
     if not first:
         return cfg
-    require(
-        checkpoint.last_step(run) is None,
-        f"{run} already holds a run; go on with --resume, or give another --run",
-    )
     try:
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(to_dict(cfg), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise FastDMTError(f"cannot write {path}: {error.strerror}; give another --run") from None
+        raise FastDMTError(f"cannot make the folder {run}: {error.strerror}; give another --run") from None
+    lock.take(run)
+    if checkpoint.last_step(run) is not None:
+        lock.release(run)
+        raise FastDMTError(f"{run} already holds a run; go on with --resume, or give another --run")
+    write_text(path, json.dumps(to_dict(cfg), indent=2) + "\n", durable=True)
     return cfg
 
 

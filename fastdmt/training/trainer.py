@@ -26,7 +26,7 @@ from fastdmt.distributed.processes import Leaving, World, join, resume_command
 from fastdmt.distributed.sharding import Parallel, assign
 from fastdmt.models.feature_cache import Features
 from fastdmt.models.pair import Model, keep_origins
-from fastdmt.runs import checkpoint
+from fastdmt.runs import checkpoint, lock
 from fastdmt.runs.folder import open_run
 from fastdmt.training.clock import Clock, manual_gc
 from fastdmt.training.nonfinite import BadSteps
@@ -150,7 +150,7 @@ class Trainer:
             self.data.write_splits(self.cfg.run)
         for line in (*self.data.summary, *self.origins, self._plan_line()):
             self.observer.say(line)
-        with self.leaving, manual_gc():
+        with lock.held(self.cfg.run, self.world.first), self.leaving, manual_gc():
             try:
                 if self.stage is self.warmup:
                     self._train()

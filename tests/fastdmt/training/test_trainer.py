@@ -222,3 +222,19 @@ def test_kill_at_a_random_moment_then_resume(files, tmp_path, attempt):
     assert process.wait(300) == 0, process.stdout.read()
     a, b = final(whole), final(cfg_run)
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_second_training_in_the_folder_is_refused_and_touches_nothing(files, tmp_path):
+    run = tmp_path / "run"
+    process = start(run, files, "--steps", "4000")
+    while not (run / "checkpoints" / "last").is_file():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    settings = (run / "config.json").read_text()
+    for words in (run_args(files, tmp_path, "--seed", "5"), ["train", "--run", run, "--resume"]):
+        assert f"process {process.pid} " in refused(*words)
+    assert (run / "config.json").read_text() == settings
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    (run / "checkpoints" / "last").unlink()  # as a crash between the folder's renaming and the pointer leaves it
+    assert Trainer(dataclasses.replace(load(run).cfg, resume=True), QUIET).global_step > 0
