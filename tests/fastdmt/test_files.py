@@ -26,7 +26,7 @@ def test_what_stood_there_survives_a_failure(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(FastDMTError, match=r"cannot write .*a\.txt: No space left on device; give another place"):
+    with pytest.raises(FastDMTError, match=r"cannot write .*a\.txt: the disk is full; give another place"):
         write_text(path, "lost")
     assert path.read_text() == "kept" and os.listdir(tmp_path) == ["a.txt"]
 
