@@ -86,6 +86,7 @@ def evaluate_run(args: arguments.Eval) -> int:
     model = with_options(
         load(args.run, args.weights, args.device, args.trust_localizer), args.flip, args.scales, args.object_guided
     )
+    facts_of(model.cfg)  # damaged notes of the run are found before the minutes of an evaluation
     parts = [args.suite or "", *model.options] if args.suite or model.options else []
     out = args.out or args.run / "eval" / "-".join(part.replace(" ", "-") for part in parts if part)
     common = {"source": args.map, "shuffle_sound": args.shuffle_sound, "batch": args.batch}

@@ -24,8 +24,10 @@ from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files
 from fastdmt.drawing.curves import write_budgets, write_curves
+from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
 from fastdmt.evaluation.evaluate import validate, view_of
+from fastdmt.files import write_text
 from fastdmt.models.pair import load
 from fastdmt.names import ALGORITHMS
 from fastdmt.runs.folder import free_names
@@ -68,7 +70,7 @@ def compare(args: arguments.Compare) -> int:
         saved["budgets"] = tables
         written.append(root / "labels.html")
         write_budgets(written[-1], {b: {name: values(runs) for name, runs in t.items()} for b, t in tables.items()})
-    written[0].write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    write_text(written[0], json.dumps(saved, indent=1))
     write_curves(written[1], {name: [r["curves"] for r in runs] for name, runs in last.items()})
     for budget, table in tables.items():
         if budget:
@@ -142,7 +144,10 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         warmed.setdefault(stage_1, run)
     done = run / f"compare-{split}.json"
     if done.is_file():
-        return json.loads(done.read_text(encoding="utf-8"))
+        try:
+            return json.loads(done.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FastDMTError(f"{done} is damaged ({error}); remove it, and the run is measured again") from None
     CONSOLE.rule(f"{name}, seed {cfg.seed}" + (f", {cfg.data.labels} labels" if cfg.data.labels else ""))
     if not trained(cfg):
         return None
@@ -165,7 +170,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         "cap": pair["absolute"]["cap_ciou"],
         "curves": curves(run),
     }
-    done.write_text(json.dumps(row), encoding="utf-8")
+    write_text(done, json.dumps(row))
     settings = {"algorithm": cfg.algorithm, "localizer": cfg.model.localizer, "seed": cfg.seed}
     write_hparams(run, settings, {f"{split}/{k}": v for k, v in row.items() if isinstance(v, float)})
     return row

@@ -211,6 +211,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A full disk, a folder that cannot be written, a file in a folder's place: wherever it was noticed.
+        if not error.errno or isinstance(error, ConnectionError):
+            raise
+        where = error.filename if isinstance(error.filename, str) else "a file"
+        line = f"{where}: {error.strerror}; mend access or make room, then run it again"
+        print(f"error: {one_line(line)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

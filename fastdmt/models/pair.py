@@ -17,6 +17,7 @@ from fastdmt.config import TrainConfig, require
 from fastdmt.distributed.processes import device_named
 from fastdmt.distributed.sharding import assign
 from fastdmt.errors import FastDMTError
+from fastdmt.files import write_text
 from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.models.pretrained import load_weights
@@ -251,6 +252,27 @@ def keep_origins(run: Path, lines: list[str], fresh: bool = True) -> list[str]:
     """Which weights each encoder began with: written beside a fresh run, read again by a resumed one."""
     path = run / ORIGINS
     if fresh or not path.is_file():
-        path.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(lines, indent=1) + "\n")
         return lines
-    return json.loads(path.read_text(encoding="utf-8"))
+    return origins_of(run)
+
+
+def origins_of(run: Path) -> list[str]:
+    """Which weights each encoder began with, as `train` or `import` noted it; nothing where nobody did.
+
+    Raises:
+        FastDMTError: the note is damaged.
+    """
+    path = run / ORIGINS
+    if not path.is_file():
+        return []
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+            return lines
+        reason = "it is no list of lines"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:200]
+    raise FastDMTError(
+        f"{path} cannot be read ({reason}); restore it, or remove it: it only says what encoders began with"
+    )

@@ -18,11 +18,12 @@ from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.result import RULES
 from fastdmt.files import write_text
 from fastdmt.models.foreign import import_checkpoint
-from fastdmt.models.pair import ORIGINS, RELEASED, keep_origins, weights_file
+from fastdmt.models.pair import ORIGINS, RELEASED, keep_origins, origins_of, weights_file
 from fastdmt.names import CONTRASTIVE_ONLY
 from fastdmt.runs import checkpoint
 from fastdmt.runs.settings import load_config
 from fastdmt.runs.weights import write_weights
+from fastdmt_loaders import Split
 
 
 def import_run(kind: str, path: Path, out: Path) -> list[str]:
@@ -76,8 +77,8 @@ def export_run(
     weights = weights_file(run, which)
     measured = run / "eval" / "metrics.json"
     require(not card or measured.is_file(), f"{measured} does not exist; a card quotes it: fastdmt eval {run}")
+    facts, figures = facts_of(cfg), _figures(measured) if card else {}
     _new_folder(out)
-    facts = facts_of(cfg)
     tensors = {k: t for k, t in checkpoint.read_weights(weights).items() if k.startswith("teachers.")}
     # Names of files tell nothing elsewhere but the names of this machine's folders.
     given = {k: getattr(cfg.model, k) for k in ("visual_weights", "audio_weights_a", "audio_weights_b")}
@@ -96,9 +97,7 @@ def export_run(
         keep_origins(out, [_without_folder(line) for line in origins])
         written.append(out / ORIGINS)
     if card:
-        write_text(
-            out / "README.md", model_card(cfg, facts, out.name, json.loads(measured.read_text(encoding="utf-8")))
-        )
+        write_text(out / "README.md", model_card(cfg, facts, out.name, figures))
         written.append(out / "README.md")
     return written
 
@@ -164,10 +163,10 @@ def facts_of(cfg: TrainConfig) -> dict[str, str]:
     facts = {"algorithm": f"{cfg.algorithm}, localizer {cfg.model.localizer}, preset {cfg.preset}, seed {cfg.seed}"}
     split = run / "split.json"
     if split.is_file():
-        lists = json.loads(split.read_text(encoding="utf-8"))
+        lists = Split.load(split)
         facts["training clips"] = (
-            f"{len(lists['train_labelled']):,} with boxes, {len(lists['train_unlabelled']):,} without; "
-            f"the best step was chosen on {len(lists['validation']):,} validation clips"
+            f"{len(lists.train_labelled):,} with boxes, {len(lists.train_unlabelled):,} without; "
+            f"the best step was chosen on {len(lists.validation):,} validation clips"
         )
     for line in origins_of(run):
         who, _, what = _without_folder(line).partition(": ")
@@ -175,10 +174,17 @@ def facts_of(cfg: TrainConfig) -> dict[str, str]:
     return facts
 
 
-def origins_of(run: Path) -> list[str]:
-    """Which weights each encoder began with, as `train` or `import` noted it."""
-    path = run / ORIGINS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+def _figures(path: Path) -> dict:
+    """What `Result.to_json` wrote. Raises FastDMTError: damaged."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        _ = [_pair(held["summary"][rule], kind) for rule in RULES for kind in ("", "cap_", "blind_")]
+        if {"shuffled_sounds", "map"} <= held["protocol"].keys() and isinstance(held["summary"]["sounding"], int):
+            return held
+        reason = "it is no evaluation"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+    raise FastDMTError(f"{path} cannot be read ({reason}); a card quotes it: evaluate again")
 
 
 def _new_folder(out: Path) -> None:

@@ -35,8 +35,13 @@ class Schedule:
                 f"{rows} {name} clips a step do not divide by {processes} processes times "
                 f"{cfg.scale.accumulate} parts; change --batch or --labelled-share",
             )
+        require(
+            cfg.batch_labelled + cfg.batch_unlabelled >= 2 * share,
+            f"a step of {cfg.batch_labelled + cfg.batch_unlabelled} clips gives a process less than two, and BatchNorm "
+            "needs two; raise --batch or --labelled-share",
+        )
         rows = min(optim.batch, labelled)
-        self.batch_warmup = max(share, rows - rows % share)
+        self.batch_warmup = max(2 * share, rows - rows % share)  # a single labelled clip comes twice
         warmup = optim.warmup_steps or math.ceil(optim.warmup_epochs * labelled / self.batch_warmup)
         # The supervised baseline gets as many steps as the algorithms that see unlabelled clips.
         steps = optim.steps or math.ceil(optim.epochs * unlabelled / max(1, optim.batch - cfg.batch_labelled))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,9 +15,26 @@ from rich.console import Console
 
 from fastdmt.console import Meter, one_line, say
 from fastdmt.errors import FastDMTError
+from fastdmt.files import cannot_write, write_text
 
 LOG = logging.getLogger("fastdmt")
 LOSSES = ("loss", "supervised", "contrastive")  # what is no share and so no percentage
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises FastDMTError, with what to do: the disk is full, or the folder cannot be written any more."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, "make room, then go on with --resume") from None
+
+
+class LogFile(logging.FileHandler):
+    """A log that does not go on without its file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # the error that is being handled
 
 
 class TensorBoard:
@@ -24,6 +43,8 @@ class TensorBoard:
     def __init__(self, run: Path, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        if threading.excepthook is not _quiet:
+            threading.excepthook = _quiet
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
 
     def scalars(self, step: int, stage: str, values: dict[str, float]) -> None:
@@ -35,6 +56,12 @@ class TensorBoard:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _quiet(args: Any) -> None:
+    """TensorBoard's thread prints a traceback when the disk is full, and raises the same error at the next call."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)
 
 
 class WeightsAndBiases:
@@ -95,14 +122,17 @@ class Observer:
         Args:
             resume_step: lines of metrics.jsonl past this step are dropped: a resumed run writes them again.
         """
-        self._drop_lines_after(resume_step)
+        with writing(self.metrics):
+            self._drop_lines_after(resume_step)
+            self.file = open(self.metrics, "a", encoding="utf-8")
+        with writing(self.run / "train.log"):
+            self.handler = LogFile(self.run / "train.log", encoding="utf-8")
         make = BOARDS[self.logger]
         try:
-            self.board = make(self.run, resume_step) if make else None
+            with writing(self.run / self.logger):
+                self.board = make(self.run, resume_step) if make else None
         except UnicodeEncodeError:  # TensorBoard writes UTF-8 names alone
             self.say(f"no TensorBoard: the name of {self.run} is not UTF-8; metrics.jsonl holds every number")
-        self.file = open(self.metrics, "a", encoding="utf-8")
-        self.handler = logging.FileHandler(self.run / "train.log", encoding="utf-8")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self.handler)
         LOG.setLevel(logging.INFO)
@@ -110,7 +140,7 @@ class Observer:
     def say(self, text: str) -> None:
         """One line for the terminal and the log."""
         say(self.console, text)
-        LOG.info(one_line(text))
+        self._log(one_line(text))
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Begin a progress bar."""
@@ -133,38 +163,45 @@ class Observer:
         """One line of metrics, everywhere. `step` counts over both stages, `done` within the stage."""
         rate = (done - self.first) / max(time.perf_counter() - self.began, 1e-9)
         if self.file is not None:
-            self.file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
-            self.file.flush()
+            with writing(self.metrics):
+                self.file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
+                self.file.flush()
         if self.board is not None:
-            self.board.scalars(step, self.name, values)
+            with writing(self.run / self.logger):
+                self.board.scalars(step, self.name, values)
         for sink in self.sinks:
             sink(step, self.name, values)
         self.latest |= values
         if self.meter is not None:
             self.meter.show(figures(self.latest), f"{rate:.1f} step/s")
-        LOG.info("%s step %d: %s (%.2f step/s)", self.name, step, figures(values), rate)
+        self._log("%s step %d: %s (%.2f step/s)", self.name, step, figures(values), rate)
 
     def timings(self, step: int, values: dict[str, float]) -> None:
         """Speed and where the time goes: TensorBoard and timings.jsonl, apart from the numbers that can be repeated."""
         if self.file is None:
             return
-        with open(self.run / "timings.jsonl", "a", encoding="utf-8") as file:
+        path = self.run / "timings.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "stage": self.name, **values}) + "\n")
         if self.board is not None:
-            self.board.scalars(step, f"{self.name}/time", values)
+            with writing(self.run / self.logger):
+                self.board.scalars(step, f"{self.name}/time", values)
 
     def picture(self, name: str, step: int, image: Any) -> None:
         """A picture [H, W, 3] uint8 for the board."""
         if self.board is not None:
-            self.board.picture(name, step, image)
+            with writing(self.run / self.logger):
+                self.board.picture(name, step, image)
 
     def close(self) -> None:
         self.end_stage()
         if self.file is None:
             return
-        self.file.close()
+        with writing(self.metrics):
+            self.file.close()
         if self.board is not None:
-            self.board.close()
+            with writing(self.run / self.logger):
+                self.board.close()
         LOG.removeHandler(self.handler)
         self.handler.close()
 
@@ -172,13 +209,17 @@ class Observer:
         if not self.metrics.is_file():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break  # a line cut by a crash
-        self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def _log(self, text: str, *values: Any) -> None:
+        with writing(self.run / "train.log"):
+            LOG.info(text, *values)
 
 
 def figures(values: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_line import refused
+from one_line import refused, refused_alone
 from tiny_runs import QUIET, final, tiny, train
 
 from fastdmt import load
@@ -238,3 +238,62 @@ def test_a_second_training_in_the_folder_is_refused_and_touches_nothing(files, t
     assert process.wait(60) == 130
     (run / "checkpoints" / "last").unlink()  # as a crash between the folder's renaming and the pointer leaves it
     assert Trainer(dataclasses.replace(load(run).cfg, resume=True), QUIET).global_step > 0
+
+
+# ------------------------------------------------------------------ a full disk, a small set, damaged notes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("logger", ["tensorboard", "jsonl"])
+@pytest.mark.parametrize("kib", [16, 48, 200, 1000, 3000, 6000, 9000, 12000])
+def test_a_full_disk_is_one_line_and_leaves_no_part(files, tmp_path, kib, logger):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", disk], capture_output=True)
+    if made.returncode:
+        pytest.skip("cannot mount a small disk here")
+    words = ["train", "--data", files, "--run", disk / "run", *TINY]
+    try:
+        line = refused_alone(*words, "--workers", "0", "--logger", logger)
+        assert line.startswith("error: ") and str(disk) in line and ("full" in line or "No space left" in line), line
+        assert not [path for path in disk.rglob(".*partial*")]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("algorithm", ["dmt", "supervised"])
+def test_one_labelled_clip_is_enough(data, tmp_path, algorithm):
+    (data / "labelled.txt").write_text(first_training_id(data) + "\n")
+    cfg = tiny(data, tmp_path / "run", algorithm=algorithm)
+    train(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_steps=1, steps=1)))
+    assert load(cfg.run)
+
+
+def test_a_step_of_one_clip_is_refused(data, tmp_path):
+    assert "less than two" in refused(
+        *run_args(data, tmp_path, "--algorithm", "supervised", "--batch", "4", "--labelled-share", "0.25")
+    )
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("name", ["origins.json", "split.json"])
+def test_damaged_notes_are_found_before_the_evaluation(finished, tmp_path, name, content):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / name).write_bytes(content.encode("latin1"))
+    assert name in refused("eval", run)
+    assert name in refused("export", run, tmp_path / "out")
+    assert not (run / "eval").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory) -> Path:
+    cfg = tiny(files, tmp_path_factory.mktemp("finished") / "run")
+    train(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_steps=1, steps=1)))
+    return cfg.run
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(*run_args(data, tmp_path, "--run", tmp_path / "file"))
+    assert "file" in refused(*run_args(data, tmp_path, "--run", tmp_path / "file" / "run"))
