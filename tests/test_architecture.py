@@ -123,3 +123,18 @@ def test_the_page_names_the_folders_there_are():
     for folder in SOURCES.values():
         ours |= {str(init.parent.relative_to(ROOT)) for init in folder.rglob("__init__.py")}
     assert named == ours
+
+
+#: Modules whose meaning is tested where it is used: an entry point, and classes without a body.
+WITHOUT_OWN_TEST = {"fastdmt.__main__", "fastdmt.errors", "fastdmt_loaders.errors"}
+
+
+def test_a_modules_test_is_where_its_name_says():
+    missing = []
+    for name, path in MODULES.items():
+        package, folder = next((p, f) for p, f in SOURCES.items() if path.is_relative_to(f))
+        room = path.relative_to(folder).parent
+        own = ROOT / "tests" / package.removeprefix("fastdmt_") / room / f"test_{path.name}"
+        if path.name != "__init__.py" and name not in WITHOUT_OWN_TEST and not own.is_file():
+            missing.append(f"{name}: {own.relative_to(ROOT)}")
+    assert not missing, missing
