@@ -142,6 +142,8 @@ def run_page(page: str, monkeypatch, folder: Path) -> None:
     monkeypatch.chdir(folder)
     for words in commands(DOCS / f"{page}.md"):
         words = [w for w in words]
+        if words[0] == "start":  # the page has too few videos to split; its own test runs it
+            continue
         if words[0] == "train" and "--resume" not in words:
             words += SMALL
         if words[0] == "compare":

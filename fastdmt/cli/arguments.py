@@ -31,6 +31,27 @@ def current(words: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Start:
+    """From a folder of videos and a file of boxes to a trained, measured and drawn result.
+
+    Eight commands, each printed as it can be typed: prepare, boxes, lists, check, plan, train, eval, predict. Called
+    again it goes on where it stopped.
+    """
+
+    videos: Positional[Path]
+    """Folder of videos, or of frames/ and audio/."""
+    out: Path
+    """Folder of everything that is made: data/, run/, predictions/."""
+    boxes: Path | None = None
+    """VGG-SS or COCO json, a Label Studio or CVAT export, Flickr-SoundNet XML, or a CSV; default: the one file of that
+    kind among the videos."""
+    preset: str | None = None
+    """Settings of the training; default: real-small where its pretrained encoders are installed, else demo."""
+    train: str = ""
+    """More options of `fastdmt train`, in quotes: --train="--steps 500 --seed 1"."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Train both localizers: warm-up on labelled clips, then unbiased learning on all.
 

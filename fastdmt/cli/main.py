@@ -24,6 +24,7 @@ from fastdmt.presets import preset, require_data
 from fastdmt.runs.settings import load_config
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
+    "start": (arguments.Start, "start:start", "your videos and boxes to a trained, measured, drawn result"),
     "train": (arguments.Train, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (arguments.Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (arguments.Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 
 # Commands whose paths must exist already.
 READERS = (
+    arguments.Start,
     arguments.Eval,
     arguments.Predict,
     arguments.Serve,
@@ -151,7 +153,7 @@ def options_of(kind: type) -> list[str]:
 
 def _check_paths(config: object) -> None:
     """Folders and files that a command reads must be there before seconds go into importing torch."""
-    for name in ("run", "data", "root", "source", "checkpoint", "file"):
+    for name in ("run", "data", "root", "source", "checkpoint", "file", "videos", "boxes"):
         path = getattr(config, name, None)
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")

@@ -236,6 +236,14 @@ def _published(encoder: str, name: str) -> Path:
     return path
 
 
+def is_installed(encoder: str, name: str) -> bool:
+    """Whether the package with these weights of an encoder (a key of INSTALLED) is there."""
+    try:
+        return _installed(*INSTALLED[encoder, name]).is_file()
+    except FastDMTError:
+        return False
+
+
 def _installed(package: str, file: str) -> Path:
     """A weight file inside an installed package. Raises FastDMTError: it is not there."""
     spec = importlib.util.find_spec(package.replace("-", "_"))

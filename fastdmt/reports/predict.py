@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fastdmt.evaluation.evaluate import view_of
 from fastdmt.evaluation.metrics import largest_box
 from fastdmt.files import write_json
 from fastdmt.models.inputs import read_picture
+from fastdmt.reports.found_boxes import FoundBoxes
 from fastdmt.reports.player import write_page
 from fastdmt_loaders import FRONT_ENDS, AVDataset, read_sound
 from fastdmt_loaders.augment import normalise
@@ -70,7 +72,8 @@ def predict(
     """Localize in files and write what was found.
 
     A frame with its sound gives `<name>-overlay.jpg`, `<name>-map.png` (P of 255) and `<name>.json`; a video gives
-    `<name>-overlay.mp4` with its sound, `<name>-strip.png`, `<name>.json` and, on demand, `<name>-player.html`.
+    `<name>-overlay.mp4` with its sound, `<name>-strip.png`, `<name>.json` and, on demand, `<name>-player.html`. Several
+    inputs also give `predictions.csv`, a line as soon as a file is done, and `predictions.json` in COCO's form.
 
     Args:
         model: as for `fastdmt.evaluation.evaluate.evaluate`.
@@ -96,16 +99,21 @@ def predict(
     except OSError as error:
         raise FastDMTError(f"cannot make the folder {out}: {error.strerror}; give another --out") from None
     written: list[Path] = []
-    taken: set[str] = set()
-    for done, job in enumerate(jobs):
-        place = f"{out / _free_name(_stem(job[0]), taken)}"  # a text: a Path would read the dots of some names
-        if len(job) == 2:
-            written += _predict_pair(model, *job, place, source)
-        else:
-            written += _predict_video(model, job[0], place, source, fps, player)
-        if progress is not None:
-            progress(done + 1, len(jobs))
-    return written
+    taken = {"predictions"} if len(jobs) > 1 else set()
+    with FoundBoxes(out) if len(jobs) > 1 else nullcontext() as table:
+        for done, job in enumerate(jobs):
+            name = _free_name(_stem(job[0]), taken)
+            place = f"{out / name}"  # a text: a Path would read the dots of some names
+            if len(job) == 2:
+                files, found = _predict_pair(model, *job, place, source)
+            else:
+                files, found = _predict_video(model, job[0], place, source, fps, player)
+            written += files
+            for entry in found if table is not None else ():
+                table.add(name, job[0].name, entry["size"], entry, entry.get("second"))
+            if progress is not None:
+                progress(done + 1, len(jobs))
+    return written if table is None else [*written, table.csv, table.coco]
 
 
 def find_jobs(inputs: Sequence[str | Path]) -> list[tuple[Path, ...]]:
@@ -191,7 +199,7 @@ def localize_batch(
 # -- a frame with its sound --------------------------------------------------------------------------------------------
 
 
-def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: str) -> list[Path]:
+def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: str) -> tuple[list[Path], list[dict]]:
     view = view_of(model)
     frame = read_picture(frame_path)
     sound = read_sound(sound_path, view.rates, view.seconds)
@@ -205,7 +213,7 @@ def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: s
     except OSError as error:
         raise FastDMTError(f"cannot write {overlay}: {error}; give another --out or make room") from None
     write_json(text, found)
-    return [overlay, grey, text]
+    return [overlay, grey, text], [found]
 
 
 def _found(p: np.ndarray) -> dict:
@@ -225,7 +233,7 @@ def _paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
 # -- a video -----------------------------------------------------------------------------------------------------------
 
 
-def _predict_video(model, path: Path, out: str, source: str, fps: float, player: bool) -> list[Path]:
+def _predict_video(model, path: Path, out: str, source: str, fps: float, player: bool) -> tuple[list[Path], list[dict]]:
     info = video.probe(path)
     track, thumbnails = _track(model, path, source, fps)
     overlay = video.rewrite(path, f"{out}-overlay", lambda frame, t: _paint(frame, track.at(t)))
@@ -234,15 +242,15 @@ def _predict_video(model, path: Path, out: str, source: str, fps: float, player:
         time_strip(track, thumbnails).save(strip)
     except OSError as error:
         raise FastDMTError(f"cannot write {strip}: {error}; give another --out or make room") from None
-    content = {"video": str(path), "size": [info.width, info.height], "threshold": LEVEL}
-    content |= {"seconds": per_second(track, info), "samples": per_sample(track)}
+    size, seconds = [info.width, info.height], per_second(track, info)
+    content = {"video": str(path), "size": size, "threshold": LEVEL, "seconds": seconds, "samples": per_sample(track)}
     write_json(text, content)
     written = [overlay, strip, text]
     if player:
         page = Path(f"{out}-player.html")
         write_page(path, track, page)
         written.append(page)
-    return written
+    return written, [{"size": size, **entry} for entry in seconds]
 
 
 def _track(model, path: Path, source: str, fps: float, batch: int = 16) -> tuple[Track, dict[int, np.ndarray]]:
