@@ -128,6 +128,28 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Swap:
+    """One picture that explains it: one frame, what each sound marks in it, and that silence marks nothing."""
+
+    run: Positional[Path]
+    """Run folder that `train`, `import` or `export` wrote."""
+    frame: Positional[Path]
+    """A picture, or a video for the frame in its middle."""
+    sounds: Positional[tuple[Path, ...]]
+    """Sounds or videos."""
+    out: Path = Path("swap.png")
+    """Picture to write; a JSON of the same name has each sound's box."""
+    silence: bool = True
+    """End with silence."""
+    map: MapName = "teachers"
+    """Whose map."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda when there is one."""
+    trust_localizer: str | None = None
+    """The package.module:Class of a run with a localizer of one's own: it is imported. Only code that you know."""
+
+
+@dataclass(frozen=True)
 class Serve:
     """A page to play with, on this machine alone: any picture or video with any sound, both teachers, the threshold.
 

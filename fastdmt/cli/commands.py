@@ -24,6 +24,7 @@ from fastdmt.presets import require_data
 from fastdmt.reports.predict import predict
 from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
+from fastdmt.reports.swap import swap
 from fastdmt.runs.checkpoint import last_step
 from fastdmt.training.plan import forecast
 from fastdmt.training.trainer import Outcome, Trainer
@@ -166,6 +167,14 @@ def predict_files(args: arguments.Predict) -> int:
         )
     for path in written:
         say(CONSOLE, str(path))
+    return 0
+
+
+def swap_sounds(args: arguments.Swap) -> int:
+    """`fastdmt swap`."""
+    model = load(args.run, device=args.device, trust_localizer=args.trust_localizer)
+    for path in swap(model, args.frame, args.sounds, args.out, source=args.map, silence=args.silence):
+        CONSOLE.print(str(path), soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "train": (arguments.Train, "commands:train", "train both localizers (no arguments: the demo)"),
     "eval": (arguments.Eval, "commands:evaluate_run", "every protocol of the field, table, JSON and report.html"),
     "predict": (arguments.Predict, "commands:predict_files", "maps for your own frames, folders and videos"),
+    "swap": (arguments.Swap, "commands:swap_sounds", "one picture: a frame, and what each sound and silence mark"),
     "serve": (arguments.Serve, "serve:serve", "a local page: drop pictures and sounds, swap them, move the threshold"),
     "compare": (arguments.Compare, "compare:compare", "several algorithms, several seeds, one table"),
     "import": (arguments.Import, "commands:import_checkpoint", "a checkpoint of EZ-VSL, SLAVC or LVS as a run"),
@@ -48,6 +49,7 @@ READERS = (
     arguments.Start,
     arguments.Eval,
     arguments.Predict,
+    arguments.Swap,
     arguments.Serve,
     arguments.Import,
     arguments.Export,
@@ -157,14 +159,17 @@ def _check_paths(config: object) -> None:
         path = getattr(config, name, None)
         if isinstance(path, Path) and isinstance(config, READERS) and not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
-    if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Serve, arguments.Export)):
+    if isinstance(config, (arguments.Eval, arguments.Predict, arguments.Swap, arguments.Serve, arguments.Export)):
         saved = load_config(config.run, config.trust_localizer)
         if isinstance(config, arguments.Eval) and config.data is None:
             require_data(saved)
     settings = config if isinstance(config, TrainConfig) else getattr(config, "train", None)
     if isinstance(settings, TrainConfig) and getattr(config, "save_config", None) is None:
         require_data(settings, made=True)
-    for path in config.inputs if isinstance(config, arguments.Predict) else ():
+    files = config.inputs if isinstance(config, arguments.Predict) else ()
+    if isinstance(config, arguments.Swap):
+        files = (config.frame, *config.sounds)
+    for path in files:
         if not path.exists():
             raise FastDMTError(f"{path}: no such file or folder; check the path")
 

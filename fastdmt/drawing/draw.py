@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Night violet to pale yellow, lightness rising all the way: it reads the same in grey and for the colour-blind.
+# Night violet over magenta to pink, lightness rising all the way: it reads the same in grey and for the
+# colour-blind, and magenta, rare in frames, shows on yellow, wood and skin alike.
 HEAT = np.array(
-    [(18, 10, 48), (70, 16, 110), (132, 32, 118), (192, 54, 92), (235, 96, 52), (251, 156, 30), (252, 255, 170)], float
+    [(18, 10, 48), (62, 16, 110), (112, 18, 140), (164, 20, 146), (212, 28, 142), (246, 62, 146), (255, 120, 176)],
+    float,
 )
 BLUE, ORANGE, WHITE, GREEN = (64, 156, 255), (255, 138, 36), (255, 255, 255), (70, 230, 120)
-INK, PAPER = (24, 27, 32), (255, 255, 255)
+INK, SOFT, PAPER, ACCENT = (24, 27, 32), (96, 103, 112), (255, 255, 255), (190, 30, 130)
 
 
 def heat(p: np.ndarray) -> np.ndarray:
@@ -46,15 +48,21 @@ def overlay(frame: np.ndarray, p: np.ndarray, opacity: float = 0.75) -> np.ndarr
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = WHITE, width: int = 2) -> np.ndarray:
-    """The border of a mask [h, w], drawn inside it on a copy of the image."""
+    """The border of a mask [h, w] inside it, on a copy of the image; a dark hair line within shows it on any colour."""
     inside = resize(mask.astype(np.float32), *image.shape[:2]) >= 0.5
-    core = inside
-    for _ in range(width):
-        padded = np.pad(core, 1)
-        core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     image = image.copy()
-    image[inside & ~core] = colour
+    for _ in range(width):
+        core = _shrunk(inside)
+        image[inside & ~core] = colour
+        inside = core
+    image[inside & ~_shrunk(inside)] = INK
     return image
+
+
+def _shrunk(mask: np.ndarray) -> np.ndarray:
+    """A mask without its pixels that touch the outside."""
+    padded = np.pad(mask, 1)
+    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def tint(image: np.ndarray, mask: np.ndarray, colour: Sequence[int], strength: float = 0.55) -> np.ndarray:
@@ -126,7 +134,7 @@ def strip(
             canvas.paste(Image.fromarray(picture), (x + (width - picture.shape[1]) // 2, y))
             x += width + gap
         if captions:
-            pen.text((gap, y + height - foot / 2), captions[i], (96, 103, 112), font(12 * scale), anchor="lm")
+            pen.text((gap, y + height - foot / 2), captions[i], SOFT, font(12 * scale), anchor="lm")
         y += height + gap
     return canvas
 
@@ -155,7 +163,7 @@ def curve(
             pen.text((left - 5, min(height, y1 - 4)), f"{value:g}", grey, small, anchor="rm")
     points = [place(t, v) for t, v in zip(times, values)]
     if len(points) > 1:
-        pen.line(points, (192, 54, 92), 2, joint="curve")
+        pen.line(points, ACCENT, 2, joint="curve")
     else:
         (x, y), r = points[0], 3
-        pen.ellipse([x - r, y - r, x + r, y + r], (192, 54, 92))
+        pen.ellipse([x - r, y - r, x + r, y + r], ACCENT)

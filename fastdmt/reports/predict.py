@@ -204,9 +204,10 @@ def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: s
     frame = read_picture(frame_path)
     sound = read_sound(sound_path, view.rates, view.seconds)
     p = draw.resize(localize_batch(model, [frame], [sound], source, 224)[0], *frame.shape[:2])
-    found = {"frame": str(frame_path), "sound": str(sound_path), "size": [frame.shape[1], frame.shape[0]], **_found(p)}
+    found = {"frame": str(frame_path), "sound": str(sound_path), "size": [frame.shape[1], frame.shape[0]]}
+    found |= describe(p)
     overlay, grey, text = (Path(f"{out}{end}") for end in ("-overlay.jpg", "-map.png", ".json"))
-    picture = _paint(frame, p, found["box"])
+    picture = paint(frame, p, found["box"])
     try:
         Image.fromarray(picture).save(overlay, quality=92)
         Image.fromarray((255 * p).round().astype(np.uint8)).save(grey)
@@ -216,13 +217,14 @@ def _predict_pair(model, frame_path: Path, sound_path: Path, out: str, source: s
     return [overlay, grey, text], [found]
 
 
-def _found(p: np.ndarray) -> dict:
+def describe(p: np.ndarray) -> dict:
     """What a map [H, W] says: box of its largest part above the threshold, highest P, share of the frame."""
     mask = p >= LEVEL
     return {"box": largest_box(mask), "peak": round(float(p.max()), 4), "share": round(float(mask.mean()), 4)}
 
 
-def _paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
+def paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
+    """The frame [H, W, 3] under its map, with the mask's border and, on demand, a box xyxy in pixels."""
     picture = draw.outline(draw.overlay(frame, p), draw.resize(p, *frame.shape[:2]) >= LEVEL)
     if box is None:
         return picture
@@ -236,7 +238,7 @@ def _paint(frame: np.ndarray, p: np.ndarray, box=None) -> np.ndarray:
 def _predict_video(model, path: Path, out: str, source: str, fps: float, player: bool) -> tuple[list[Path], list[dict]]:
     info = video.probe(path)
     track, thumbnails = _track(model, path, source, fps)
-    overlay = video.rewrite(path, f"{out}-overlay", lambda frame, t: _paint(frame, track.at(t)))
+    overlay = video.rewrite(path, f"{out}-overlay", lambda frame, t: paint(frame, track.at(t)))
     strip, text = Path(f"{out}-strip.png"), Path(f"{out}.json")
     try:
         time_strip(track, thumbnails).save(strip)
@@ -287,7 +289,7 @@ def per_second(track: Track, info: video.Info) -> list[dict]:
     out = []
     for second in np.unique(seconds):
         p = np.mean([track.maps[i] for i in np.flatnonzero(seconds == second)], axis=0) / 255
-        out.append({"second": int(second), **_found(draw.resize(p, info.height, info.width))})
+        out.append({"second": int(second), **describe(draw.resize(p, info.height, info.width))})
     return out
 
 
@@ -302,7 +304,7 @@ def time_strip(track: Track, thumbnails: dict[int, np.ndarray]) -> Image.Image:
     kept = sorted(thumbnails)
     chosen = [kept[i] for i in np.linspace(0, len(kept) - 1, min(STRIP_FRAMES, len(kept))).round().astype(int)]
     gap, label, curve = 8, 20, 72
-    tiles = [_paint(thumbnails[i], track.maps[i].astype(np.float32) / 255) for i in chosen]
+    tiles = [paint(thumbnails[i], track.maps[i].astype(np.float32) / 255) for i in chosen]
     height, width = tiles[0].shape[:2]
     columns = min(STRIP_ROW, len(tiles))
     rows = -(-len(tiles) // columns)

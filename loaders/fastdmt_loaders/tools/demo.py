@@ -30,6 +30,9 @@ from fastdmt_loaders.tools.demo_sounds import TIMBRES, synthesize
 CLASSES = tuple(f"{timbre.__name__} ({pattern.__name__})" for timbre, pattern in zip(TIMBRES, PATTERNS))
 RATES, RATE_SHARES = (8000, 16000, 22050, 44100), (0.25, 0.45, 0.2, 0.1)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# Who sounds until which second of a video: its first object, its second one, nobody. Maps that follow the sound move,
+# vanish and come back.
+SCORE = ((0, 6.5), (1, 10.5), (None, 14.5), (0, 18.0))
 CODECS = (("webm", "libvpx-vp9", "libopus"), ("mp4", "libx264", "aac"))
 
 
@@ -191,7 +194,7 @@ def _can_encode(codec: str) -> bool:
 
 
 def _write_video(root: Path, seed: int, index: int) -> str | None:
-    """Ten seconds of two objects that drift, of which one sounds; 10 pictures a second, 320 x 240.
+    """Two objects that drift; one sounds, then the other, then none, as `SCORE` says; 10 pictures a second, 320 x 240.
 
     Returns:
         A line for the user where this machine's FFmpeg lacks an encoder; nothing is written then.
@@ -203,16 +206,21 @@ def _write_video(root: Path, seed: int, index: int) -> str | None:
         return f"{path.name}: not written, because this PyAV has no encoder {' nor '.join(missing)}"
     rng = np.random.default_rng([seed, 3, index])
     labels = [int(k) for k in rng.permutation(len(CLASSES))[:2]]
-    width, height, seconds, fps, rate = 320, 240, 10, 10, 48000
+    width, height, seconds, fps, rate = 320, 240, SCORE[-1][1], 10, 48000
     scene = draw_scene(rng, width, height, labels)
     drift = [(rng.uniform(-1, 1, 2) * 12, rng.uniform(0.1, 0.3)) for _ in labels]
-    pcm = synthesize(rng, labels[0], rate, seconds, 2, snr_db=18)
+    parts, before = [], 0.0
+    for who, until in SCORE:
+        length, before = until - before, until
+        silent = np.zeros((round(rate * length), 2), np.float32)
+        parts.append(silent if who is None else synthesize(rng, labels[who], rate, length, 2, snr_db=18))
+    pcm = np.concatenate(parts)
     with av.open(str(path), "w") as out:
         options = {"crf": "34", "cpu-used": "8", "deadline": "realtime"} if "vp9" in video_codec else {"crf": "26"}
         video = out.add_stream(video_codec, rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         audio = out.add_stream(audio_codec, rate=rate, layout="stereo")
-        for i in range(seconds * fps):
+        for i in range(round(seconds * fps)):
             places = [
                 (
                     int(np.clip(x + way[0] * np.sin(2 * np.pi * pace * i / fps), 0, width - len(sprite.alpha))),
@@ -244,7 +252,7 @@ vggss.json             the exact box (0..1 of the frame) and the class; the patt
 train.txt              ids to train on; labelled.txt: those of them whose boxes may be used
 val.txt  test.csv      ids to choose settings on, and to report
 test_plus_silent.csv   frame id, sound id, sounding|non-sounding: test pairs, silent clips, off-screen sounds
-videos/                short clips in the two common forms, for `fastdmt data prepare` and `fastdmt predict`
+videos/                one object sounds, then the other, then none, then the first again; in two common forms
 
 Boxes exist for every pair, also for those that count as unlabelled: only diagnostics may look at them.
 """

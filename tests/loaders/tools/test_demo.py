@@ -14,7 +14,8 @@ from fastdmt_loaders.dataset.dataset import AVDataset
 from fastdmt_loaders.dataset.lists import read_list, read_pairs
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
-from fastdmt_loaders.tools.demo import CLASSES, RATES, _write_clip, make_demo
+from fastdmt_loaders.tools import demo as demo_module
+from fastdmt_loaders.tools.demo import CLASSES, RATES, _write_clip, _write_video, make_demo
 from fastdmt_loaders.tools.demo_scenes import compose, draw_scene
 
 
@@ -121,10 +122,34 @@ def test_videos_hold_picture_and_sound_of_the_forms_promised(demo):
         with av.open(str(path)) as container:
             video, audio = container.streams.video[0], container.streams.audio[0]
             codecs.add((path.suffix, video.codec_context.name.split("-")[-1], audio.codec_context.name.split("-")[-1]))
-            assert sum(1 for _ in container.decode(video)) == 100
+            assert sum(1 for _ in container.decode(video)) == 180
         assert np.abs(read_sound(path, (16000,))[16000]).max() > 0.02
     assert {(suffix, video) for suffix, video, _ in codecs} == {(".webm", "vp9"), (".mp4", "h264")}
     assert {audio for *_, audio in codecs} == {"opus", "aac"}
+
+
+def test_a_videos_source_changes_falls_silent_and_comes_back(tmp_path, monkeypatch):
+    seen = []
+
+    def tone(rng, label, rate, seconds, channels, snr_db):
+        seen.append(label)
+        pitch = 600 if label == seen[0] else 1500
+        pcm = 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(rate * seconds)) / rate)
+        return np.repeat(pcm[:, None], channels, 1).astype(np.float32)
+
+    monkeypatch.setattr(demo_module, "synthesize", tone)
+    (tmp_path / "videos").mkdir()
+    for index in range(2):
+        seen.clear()
+        assert _write_video(tmp_path, 0, index) is None
+        assert len(seen) == 3 and seen[0] == seen[2] != seen[1]
+        [path] = (tmp_path / "videos").glob(f"demo-video{index}*")
+        for moment, pitch in ((3, 600), (8.5, 1500), (12.5, None), (16.5, 600)):
+            pcm = read_sound(path, (16000,), 1.0, centre=moment)[16000]
+            if pitch is None:
+                assert np.abs(pcm).max() < 0.01
+            else:
+                assert np.abs(np.fft.rfft(pcm)).argmax() == pytest.approx(pitch, abs=2)
 
 
 @pytest.mark.parametrize("clips, labelled", [(8, 1), (64, 0), (64, 60)])
