@@ -26,7 +26,8 @@ def serve(args: arguments.Serve) -> int:
     require(args.largest > 0, f"--largest {args.largest} must be positive: it is MiB of one dropped file")
     model = load(args.run, device=args.device, trust_localizer=args.trust_localizer)
     clips = examples(model, args)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with Ctrl-C ignored
+        signal.signal(number, _stop)
     with Server(model, clips, args.port, args.largest * 2**20, f"FastDMT: {args.run.name}") as server:
         for line in (
             f"open {server.address}",

@@ -28,7 +28,10 @@ def test_it_serves_examples_of_the_runs_data_until_it_is_told_to_end(run, end, t
         assert b"What sounds here?" in urllib.request.urlopen(address, timeout=60).read()
         assert len(list(tmp_path.glob("fastdmt-serve-*"))) == 1
         process.send_signal(end)
-        assert "ended" in process.stdout.read()
+        try:
+            assert "ended" in process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert not list(tmp_path.glob("fastdmt-serve-*"))
 
