@@ -74,7 +74,10 @@ def test_the_documents_example_trains_evaluates_and_is_forty_lines(files, tmp_pa
     small = "--size 32 --batch 8 --warmup-steps 1 --steps 2 --delta 0.001 --ignore-below None --tau 0".split()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     fastdmt = str(Path(sys.executable).with_name("fastdmt"))
-    for args in ([*command.split(), "--data", str(files), *small], ["eval", "runs/attention"]):
+    for args in (
+        [*command.split(), "--data", str(files), *small],
+        ["eval", "runs/attention", "--trust-localizer", "attention:Attention"],
+    ):
         done = subprocess.run(
             [fastdmt, *args], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200
         )
