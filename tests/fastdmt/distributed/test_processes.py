@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, clips=80, labelled=24, seed=4)  # rounding is not amplified there: two threads differ by 5e-6
+    make_demo(root, clips=80, labelled=24, seed=1)
     return root
 
 
