@@ -6,9 +6,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 PIPE_WIDTH = 120  # columns where nobody can say: in a pipe, rich would take 80 and cut the tables
@@ -67,15 +67,7 @@ class Meter:
         self.began = time.perf_counter()
         self.due = self.began + (LINE_S if brief else FIRST_S)
         self.shown: int | None = None
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
-        self.bar = _Bar(*columns, console=console, transient=brief, disable=not console.is_terminal)
+        self.bar = _drawn(console, brief)
         self.task = self.bar.add_task(text, total=total, completed=done, rate="")
 
     def __enter__(self) -> Callable[[int, int], None]:
@@ -131,15 +123,28 @@ class Meter:
         self.due = now + min(max(LINE_S, 0.02 * (now - self.began)), 300.0)
 
 
-class _Bar(Progress):
-    """rich's bars with a few lines of figures below."""
+def _drawn(console: Console, transient: bool) -> Any:
+    """One of rich's bars with a few lines of `figures` below."""
+    # Imported here: a typing error is answered without it.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    figures = ""
+    class Bar(Progress):
+        figures = ""
 
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield self.make_tasks_table(self.tasks)
-        if self.figures:
-            yield Text(self.figures, style="dim")
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            if self.figures:
+                yield Text(self.figures, style="dim")
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    return Bar(*columns, console=console, transient=transient, disable=not console.is_terminal)
 
 
 def bar(console: Console, text: str) -> Meter:
