@@ -5,33 +5,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from localizer_cases import D, N, features, output, small
 
-from fastdmt.models.localizer import Output, build_localizer
 from fastdmt.names import LOCALIZERS
-
-N, D, SIDE = 6, 5, 3
-
-
-# How many [v, a] pairs each method's loss reads.
-PAIRS = {"dmt": 1, "ezvsl": 1, "lvs": 1, "slavc": 4}
-
-
-def small(name="dmt", dim=128, **options):
-    torch.manual_seed(0)
-    return build_localizer(name, "small", "small-logmel", dim=dim, **options)
-
-
-def features(name, n=N, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    out = []
-    for _ in range(PAIRS[name]):
-        out.append(torch.randn(n, D, SIDE, SIDE, generator=g, dtype=torch.float64).to(dtype))
-        out.append(torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype))
-    return out
-
-
-def output(parts):
-    return Output(parts[0].mean(1), parts[0], parts[1], tuple(parts[2:]))
 
 
 def rank_of(rank, world, store, queue):

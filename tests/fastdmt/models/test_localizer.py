@@ -7,34 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from localizer_cases import N, features, output, small
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdmt.errors import FastDMTError
 from fastdmt.models.encoders import SmallLogMel, SmallVisual
-from fastdmt.models.localizer import Localizer, Output, build_localizer
+from fastdmt.models.localizer import Localizer, build_localizer
 from fastdmt.names import LOCALIZERS
-
-N, D, SIDE = 6, 5, 3
-# How many [v, a] pairs each method's loss reads.
-PAIRS = {"dmt": 1, "ezvsl": 1, "lvs": 1, "slavc": 4}
-
-
-def small(name="dmt", dim=128, **options):
-    torch.manual_seed(0)
-    return build_localizer(name, "small", "small-logmel", dim=dim, **options)
-
-
-def features(name, n=N, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    out = []
-    for _ in range(PAIRS[name]):
-        out.append(torch.randn(n, D, SIDE, SIDE, generator=g, dtype=torch.float64).to(dtype))
-        out.append(torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype))
-    return out
-
-
-def output(parts):
-    return Output(parts[0].mean(1), parts[0], parts[1], tuple(parts[2:]))
 
 
 def brute_force(v, a, tau):

@@ -2,13 +2,7 @@
 
 import pytest
 import torch
-
-from fastdmt.models.localizer import build_localizer
-
-
-def build(name, visual="small", audio="small-logmel", dim=64, **options):
-    torch.manual_seed(0)
-    return build_localizer(name, visual, audio, dim=dim, **options)
+from localizer_cases import build
 
 
 @pytest.mark.parametrize("name", ["ezvsl", "lvs", "slavc"])

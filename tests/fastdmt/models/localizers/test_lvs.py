@@ -3,34 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from plain_networks import normalised
+from localizer_cases import build, cosines, cross_entropy, draw
 
-from fastdmt.models.localizer import Output, build_localizer
+from fastdmt.models.localizer import Output
 
 N, D, CELLS = 5, 6, 7
 
 
-def build(name, visual="small", audio="small-logmel", dim=64, **options):
-    torch.manual_seed(0)
-    return build_localizer(name, visual, audio, dim=dim, **options)
-
-
-def draw(seed, *shape, shift=0.0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
-
-
-def cosines(v, a):
-    """[N, M, P] in numpy."""
-    v, a = normalised(v.flatten(2)).numpy(), normalised(a).numpy()
-    return np.einsum("ndp,md->nmp", v, a)
-
-
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
-
-
-def cross_entropy(logits, target):
-    return float(np.log(np.exp(logits).sum()) - logits[target])
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
