@@ -19,7 +19,8 @@ def compare(n, d, h, w, dtype, layout, device):
     value, grads = gradients(similarity_map, (v, a), lambda _: g)
     truth, wanted = gradients(reference.similarity_map, (v.double(), a.double()), lambda _: g.double())
     assert value.dtype == torch.float32 and [x.dtype for x in grads] == [dtype, dtype]
-    assert_close(value, truth)
+    # A cosine is a sum of products of unit vectors: its rounding is a share of 1, however small the sum comes out.
+    assert_close(value, truth, floor=4 * 2**-24 * value.numel() ** 0.5)
     # With one channel the cosine is +-1 and its gradient is the rounding of g / |x| - g / |x|.
     for x, grad, want in zip((v, a), grads, wanted, strict=True):
         floor = 1e-5 * g.norm().double().cpu() * max(1.0, float(1 / x.abs().min())) if d == 1 else 0.0
