@@ -38,23 +38,30 @@ def read_frame(path: str | Path, size: int) -> np.ndarray:
         DataError: missing, empty, truncated, not a picture, or beyond the limits.
     """
     with decoding(path, "a picture"):
-        if is_clip(path):
-            return resize(np.array(frame_at(path)[0]), size)
-        data = read_bytes(path)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_pixels(path, *image.size)
-            if image.format == "JPEG":
-                # The decoder itself halves what stays well above the size: within 2 grey levels of the full picture.
-                scale = min(image.width, image.height) / (DRAFT * size)
-                wanted = tuple(-(-side // max(s for s in (1, 2, 4, 8) if s == 1 or s <= scale)) for side in image.size)
-                if simplejpeg and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1:
-                    try:
-                        decoded = simplejpeg.decode_jpeg(data, "RGB", min_width=wanted[0], min_height=wanted[1])
-                        return resize(decoded, size)
-                    except ValueError:
-                        pass  # it refuses what PIL forgives: PIL decides
-                image.draft("RGB", wanted)
-            return resize(np.array(upright_rgb(image, path)), size)
+        return resize(decoded(path, size), size)
+
+
+def decoded(path: str | Path, size: int) -> np.ndarray:
+    """What `read_frame` resizes: uint8 RGB [H, W, 3], a JPEG already halved by its decoder while it stays well above.
+
+    Errors come as the library gives them; `read_frame` names the file.
+    """
+    if is_clip(path):
+        return np.array(frame_at(path)[0])
+    data = read_bytes(path)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_pixels(path, *image.size)
+        if image.format == "JPEG":
+            # Halved by the decoder, it stays within 2 grey levels of the full picture.
+            scale = min(image.width, image.height) / (DRAFT * size)
+            wanted = tuple(-(-side // max(s for s in (1, 2, 4, 8) if s == 1 or s <= scale)) for side in image.size)
+            if simplejpeg and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1:
+                try:
+                    return simplejpeg.decode_jpeg(data, "RGB", min_width=wanted[0], min_height=wanted[1])
+                except ValueError:
+                    pass  # it refuses what PIL forgives: PIL decides
+            image.draft("RGB", wanted)
+        return np.array(upright_rgb(image, path))
 
 
 def read_picture(path: str | Path, at_most: int = 0) -> Image.Image:
