@@ -96,8 +96,11 @@ SUITES = {
     "vggss-extended": ItemLists("vggss", ("vggss_test.csv", "vggss_test_plus_silent.csv")),
 }
 
+# The pair as one graph for other programs (models/graph.py), and the file that `export --format` writes it to.
+GRAPHS = {"torchscript": "model.torchscript", "export": "model.pt2", "onnx": "model.onnx"}
+
 if TYPE_CHECKING:
-    AlgorithmName = PublishedName = VisualName = AudioName = MapName = SuiteName = str
+    AlgorithmName = PublishedName = VisualName = AudioName = MapName = SuiteName = GraphName = str
 else:  # for the command line, which offers these choices
     AlgorithmName = Literal[tuple(ALGORITHMS)]
     PublishedName = Literal[PUBLISHED_LOCALIZERS]
@@ -105,3 +108,4 @@ else:  # for the command line, which offers these choices
     AudioName = Literal[tuple(AUDIO_ENCODERS)]
     MapName = Literal[tuple(name for name in MAP_SOURCES if " " not in name)]
     SuiteName = Literal[tuple(SUITES)]
+    GraphName = Literal[tuple(GRAPHS)]

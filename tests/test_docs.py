@@ -10,7 +10,9 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from empty_files import touch
 from rich.console import Console
@@ -131,6 +133,17 @@ def test_examples_give_what_they_say(page, home, monkeypatch):
         shutil.rmtree(run, ignore_errors=True)
     options = doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testfile(str(DOCS / f"{page}.md"), module_relative=False, optionflags=options)
+    assert tried > 8 and not failed
+
+
+def test_the_graph_runs_as_the_page_says(home, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed (the extra [onnx])")
+    monkeypatch.chdir(home)
+    assert main(["export", "runs/demo", "released/onnx", "--format", "onnx"]) == 0
+    shutil.copy(next(Path("data/demo/frames").iterdir()), "photo.jpg")
+    soundfile.write("sound.wav", np.zeros(48000), 16000)
+    failed, tried = doctest.testfile(str(DOCS / "sharing.md"), module_relative=False)
     assert tried > 8 and not failed
 
 

@@ -1,5 +1,7 @@
 """The examples, as a reader starts them."""
 
+import importlib
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +48,26 @@ def test_train_on_own_files_and_localize_a_recording(files, tmp_path):
     said = example("localize_a_recording", tmp_path / "run", photo, tmp_path / "sound.wav", tmp_path / "heat.png")
     assert "most likely at" in said
     assert Image.open(tmp_path / "heat.png").size == Image.open(photo).size
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel, Jupyter's Python, is not installed")
+    nbformat = importlib.import_module("nbformat")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "it is kept without outputs"
+    numbers = "clips, warmup_steps, steps = 400, 150, 80"
+    assert numbers in code[0].source
+    code[0].source = code[0].source.replace(numbers, "clips, warmup_steps, steps = 48, 2, 2")
+    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in code for output in cell.outputs]
+    pictures = [o.data["image/png"] for o in shown if o.output_type == "execute_result" and "image/png" in o.data]
+    assert len(pictures) == 2 and all(len(text) > 5000 for text in pictures)
+    assert any("With its own sound it finds" in o.text for o in shown if o.output_type == "stream")
 
 
 def test_own_localizer(files, tmp_path):

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -66,6 +67,16 @@ def test_wrong_arguments_are_refused_before_torch_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=source_path())
     assert done.returncode == 0, done.stderr
+
+
+def test_the_container_installs_what_there_is():
+    """The Dockerfile is not built here; its extras exist, and what pip and the image read is not left out of it."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    extras = set(re.search(r"^ARG EXTRAS=(\S+)", text, re.M)[1].split(","))
+    assert extras <= set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M))
+    assert "--constraint constraints.txt" in text and (ROOT / "constraints.txt").is_file()
+    ignored = set((ROOT / ".dockerignore").read_text(encoding="utf-8").split())
+    assert not ignored & {"fastdmt", "kernels", "loaders", "pyproject.toml", "setup.py", "README.md", "constraints.txt"}
 
 
 def source_path() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from fastdmt.config import TrainConfig
-from fastdmt.names import MapName, PublishedName, SuiteName
+from fastdmt.names import GraphName, MapName, PublishedName, SuiteName
 from fastdmt.presets import preset
 
 Positional = tyro.conf.Positional
@@ -211,7 +211,10 @@ class Import:
 
 @dataclass(frozen=True)
 class Export:
-    """The teachers of a run as one safetensors file with its config.json."""
+    """The teachers of a run as one safetensors file with its config.json; also as a graph that runs without FastDMT.
+
+    The folder is what `fastdmt.load`, `eval` and `predict` take, and what a model hub wants.
+    """
 
     run: Positional[Path]
     """Run folder that `train` wrote."""
@@ -219,6 +222,8 @@ class Export:
     """Folder to make."""
     hub_layout: bool = False
     """Also README.md, a model card with the table of `eval`; files only, nothing is sent anywhere."""
+    format: GraphName | None = None
+    """Also one graph from frame and sound to map: model.torchscript, model.pt2 (torch.export) or model.onnx."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint."""
     trust_localizer: str | None = None

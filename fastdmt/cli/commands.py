@@ -18,6 +18,7 @@ from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
 from fastdmt.evaluation.suites import SuiteResult, run_suite
 from fastdmt.evaluation.test_time import with_options
+from fastdmt.models.graph import write_graph
 from fastdmt.models.pair import Model, load
 from fastdmt.names import SUITES
 from fastdmt.presets import require_data
@@ -213,6 +214,10 @@ def import_checkpoint(args: arguments.Import) -> int:
 
 def export(args: arguments.Export) -> int:
     """`fastdmt export`."""
-    for path in export_run(args.run, args.out, args.hub_layout, args.weights, args.trust_localizer):
+    written = export_run(args.run, args.out, args.hub_layout, args.weights, args.trust_localizer)
+    if args.format is not None:
+        model = load(args.out, device="cpu", trust_localizer=args.trust_localizer)
+        written.append(write_graph(model, args.out, args.format))
+    for path in written:
         say(CONSOLE, f"written: {path}")
     return 0

@@ -24,6 +24,7 @@ from fastdmt.models.pretrained import load_weights
 from fastdmt.models.probability import probability_map, upsample
 from fastdmt.names import HEADS_ALONE, MAP_SOURCES
 from fastdmt.runs import checkpoint
+from fastdmt.runs.hub import run_folder
 from fastdmt.runs.settings import load_config
 from fastdmt_loaders.augment import normalise
 from fastdmt_loaders.decode.pictures import resize
@@ -217,7 +218,8 @@ def load(
     """The model of a run folder.
 
     Args:
-        run: folder that `fastdmt train`, `export` or `import` wrote.
+        run: folder that `fastdmt train`, `export` or `import` wrote; or, where no folder has that name, ORG/NAME of a
+            model on the Hugging Face hub, perhaps with @REVISION (the extra [hub]).
         which: "best" by validation, or "last".
         device: where it shall live; auto: the GPU where there is one.
         trust_localizer: the `package.module:Class` of a run with a localizer of one's own; it is imported.
@@ -226,7 +228,7 @@ def load(
         FastDMTError: not a run, nothing trained yet, damaged, of another model, or with a localizer that is code and
             not the trusted one.
     """
-    run = Path(run)
+    run = run_folder(run)
     cfg = dataclasses.replace(load_config(run, trust_localizer), run=run)
     path = weights_file(run, which)
     model, _ = Model.build(cfg, pretrained=False)

@@ -103,7 +103,7 @@ def export_run(
 
 
 def model_card(cfg: TrainConfig, facts: dict[str, str], name: str, measured: dict) -> str:
-    """Markdown with YAML front matter, as the hubs read it; every figure beside its context.
+    """Markdown with YAML front matter, as the hubs read it (`model-index` too); every figure beside its context.
 
     Args:
         cfg, facts: of the run; see `facts_of`.
@@ -124,6 +124,7 @@ tags:
 - sound-source-localization
 - audio-visual
 - semi-supervised
+{_model_index(cfg, name, measured)}
 ---
 
 # {name}
@@ -155,6 +156,21 @@ protocol. Compare only figures of one protocol. The cap is the best that any map
 
 {chr(10).join(f"- {key}: {value}" for key, value in facts.items())}
 """
+
+
+def _model_index(cfg: TrainConfig, name: str, measured: dict) -> str:
+    """The figures at the absolute threshold as a hub's table of results reads them; JSON is YAML."""
+    data = cfg.data.root.name
+    row = measured["summary"]["absolute"]
+    result = {
+        "task": {"type": "sound-source-localization", "name": "Sound source localization"},
+        "dataset": {"type": data, "name": f"{data}, {measured['list']}"},
+        "metrics": [
+            {"type": key, "name": f"{title} (absolute threshold), percent", "value": round(100 * row[key], 1)}
+            for key, title in (("ciou", "CIoU@0.5"), ("auc", "AUC"))
+        ],
+    }
+    return f"model-index: {json.dumps([{'name': name, 'results': [result]}])}"
 
 
 def facts_of(cfg: TrainConfig) -> dict[str, str]:

@@ -31,7 +31,7 @@ def logmel(pcm: Tensor) -> Tensor:
         pcm = torch.nn.functional.pad(pcm, (0, max(0, length - pcm.shape[1])))[:, :length]
         window, bands = _mel_tables(pcm.device)
         magnitude = _power(torch.fft.rfft(pcm.unfold(1, 400, 160) * window, n=512)).sqrt_()
-        return torch.log(magnitude @ bands + 0.01).view(len(pcm), patches, 1, 96, 64)
+        return torch.log(magnitude @ bands + 0.01).unflatten(1, (patches, 1, 96))
 
 
 def spectrogram(pcm: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from one_line import refused
 from safetensors.torch import load_file
@@ -14,6 +15,16 @@ from fastdmt.models.localizer import build_localizer
 
 def call(*args) -> None:
     assert main([str(a) for a in args]) == 0
+
+
+def read_as_a_hub_reads_it(card: str, expected: dict[str, float]) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (the extra [hub])")
+    data = hub.ModelCard(card).data
+    assert data.library_name == "fastdmt" and "sound-source-localization" in data.tags
+    assert {(r.metric_type, r.metric_value) for r in data.eval_results} == {
+        (key, round(100 * expected[key], 1)) for key in ("ciou", "auc")
+    }
+    assert {r.dataset_name for r in data.eval_results} == {"data, test.csv"}
 
 
 def test_export_is_the_teachers_and_nothing_of_this_machine(run, files, tmp_path):
@@ -36,6 +47,7 @@ def test_export_is_the_teachers_and_nothing_of_this_machine(run, files, tmp_path
     row = summary["adaptive"]
     assert f"| adaptive | {100 * row['ciou']:.1f} / {100 * row['auc']:.1f} | 100.0 / 100.0 |" in card
     assert card.startswith("---\nlibrary_name: fastdmt\n") and "random initialisation" in card
+    read_as_a_hub_reads_it(card, summary["absolute"])
     assert "already holds a run" in refused("export", run, out)
     assert "fastdmt eval" in refused("export", out, tmp_path / "again", "--hub-layout")
     call("eval", out, "--data", files, "--out", tmp_path / "eval")
