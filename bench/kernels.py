@@ -265,7 +265,7 @@ def line(row: Row) -> str:
     return f"{text}{times}{share:>8}{against}  {walls:24}{peaks}"
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--op", nargs="+", default=[], help="names, or beginnings of names")
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
@@ -277,7 +277,11 @@ def main() -> None:
     parser.add_argument("--static", action="store_true", help="compare the machine code with the committed record")
     parser.add_argument("--update", action="store_true", help="with --static: write the record")
     parser.add_argument("--host", action="store_true", help="time the host's part of every call")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.static or arguments.host:
         import kernels_static
 
@@ -318,14 +322,13 @@ def main() -> None:
             torch.cuda.empty_cache()
         rows.append(row)
         print(line(row), flush=True)
-    if arguments.dry_run:
-        return
-    compiled = resources(arguments.target, arguments.op)
-    print(f"\n{'kernel for ' + arguments.target:24}{'case':26}warps registers spilled shared B")
+    compiled = [] if arguments.dry_run else resources(arguments.target, arguments.op)
+    if compiled:
+        print(f"\n{'kernel for ' + arguments.target:24}{'case':26}warps registers spilled shared B")
     for r in compiled:
         numbers = f"{r['warps']:5}{r.get('registers', 0):10}{r['spilled']:8}{r['shared']:9}"
         print(f"{r['kernel']:24}{r['case']:26}{numbers} {' '.join(r['tensor_core'])}")
-    if not gpu:
+    if not gpu and not arguments.dry_run:
         print("\nNo GPU here: nothing was timed.")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -249,7 +249,7 @@ def advice(times: dict[str, float], dataset: AVDataset, view: View, workers: int
     return [*lines, f"bound by {stage}; change: {change}"]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a data set in the field's layout; without it files are written")
     parser.add_argument("--sources", default="small", help=f"kinds of files to write: {','.join(SOURCES)}")
@@ -261,13 +261,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processor-only", action="store_true", help="leave out the rates: for machines in use")
     parser.add_argument("--out", type=Path, help="JSON; default bench/results/loaders-<processor>-<date>.json")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     device = torch.device(args.device)
     if args.processor_only:
         args.rounds = 0
     wanted = ["data"] if args.data else args.sources.split(",")
     if unknown := set(wanted) - {"data", *SOURCES}:
-        parser.error(f"unknown source {unknown.pop()!r}; use {', '.join(SOURCES)}")
+        parser().error(f"unknown source {unknown.pop()!r}; use {', '.join(SOURCES)}")
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     found = {}
     print(f"{chip}, {cores()} CPU cores, {args.workers} workers, {args.size} px, batch {BATCH}, {args.rounds} rounds")
@@ -276,7 +280,7 @@ def main() -> None:
             root = args.data or write_files(Path(folder) / "set", args.items, source)
             dataset = AVDataset(root, annotations=None)
             if len(dataset.ids) < BATCH:
-                parser.error(f"{root}: {len(dataset.ids)} items with a frame and a sound; {BATCH} are needed")
+                parser().error(f"{root}: {len(dataset.ids)} items with a frame and a sound; {BATCH} are needed")
             everything, view = source in ("small", "data"), View(args.size, ("spectrogram",), audio_augment="none")
             rates = rates_of(dataset, args, device, everything)
             spent, times = processor_times(dataset, args.size, everything), stages(dataset, view, device)

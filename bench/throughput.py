@@ -9,6 +9,7 @@ on the strong one. Variants run in turn, `--rounds` times; the table shows media
 unlabelled clip is accepted, first as masked rows, then packed into half as many (--pack-accepted).
 
     python bench/throughput.py --gpus 1,2,4,8              # or --workers-cpu 1,2: the same batch in every process
+    python bench/throughput.py --gpus 1,2,4,8 --strong     # the same batch shared by all of them
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -57,7 +59,7 @@ GOALS = {
     "cuda": {"e2e / eager": 5.0, "e2e / careful": 2.0, "e2e / compute": 0.95, "mfu": 0.26, "wait": 0.02},
     "cpu": {"e2e / eager": 2.5, "decoding / eager": 1.5},
 }
-SCALING_ROUNDS, SCALING_STEPS = 5, 4
+ROUNDS, STEPS = "FASTDMT_BENCH_ROUNDS", "FASTDMT_BENCH_STEPS"
 DECODING = {"loader": "torch", "cache": "none"}
 AHEAD = 2 * cores() + 1  # batches that workers prepare before the first is asked for: not counted
 
@@ -241,12 +243,16 @@ def chart(rows: list[tuple[str, float]], title: str, path: Path) -> None:
     image.save(path)
 
 
-def scaling(cfg: TrainConfig, counts: list[int]) -> dict[str, dict[int, float]]:
-    """Unlabelled samples a second of so many processes, every one with the whole batch of `cfg`; both modes."""
+def scaling(cfg: TrainConfig, counts: list[int], strong: bool, rounds: int, steps: int) -> dict[str, dict[int, float]]:
+    """Unlabelled samples a second of so many processes, both modes.
+
+    Every process has the whole batch of `cfg` (weak scaling), or, with `strong`, its share of it.
+    """
     table: dict[str, dict[int, float]] = {}
     on_gpu = cfg.device != "cpu"
+    os.environ |= {ROUNDS: str(rounds), STEPS: str(steps)}  # for the processes that are started
     for count in counts:
-        optim = dataclasses.replace(cfg.optim, batch=count * cfg.optim.batch)
+        optim = dataclasses.replace(cfg.optim, batch=cfg.optim.batch * (1 if strong else count))
         for mode in ("fsdp", "ddp"):
             where = {"gpus": count} if on_gpu else {"gpus": 0, "workers_cpu": count}
             changes = {**where, "parallel": mode, "compile": "inductor" if on_gpu else "none"}
@@ -264,8 +270,8 @@ def scaled(cfg: TrainConfig, world: World) -> float:
     row = Variant(trainer.cfg.scale.parallel, trainer, lambda batches: trainer.step([batches]))
     row.time("e2e", 2)
     row.seconds.clear()
-    for _ in range(SCALING_ROUNDS):
-        row.time("e2e", SCALING_STEPS)
+    for _ in range(int(os.environ[ROUNDS])):
+        row.time("e2e", int(os.environ[STEPS]))
     row.loader.close()
     return max(world.gather(statistics.median(row.seconds["e2e"])))
 
@@ -296,7 +302,7 @@ def print_scaling(table: dict[str, dict[int, float]]) -> None:
         print(f"{count:<12}{cells}")
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default=None, help="default: demo on the CPU, vggsound-10k's networks on a GPU")
     parser.add_argument("--data", type=Path, help="data folder; default: the demo's files, made for this")
@@ -307,15 +313,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="clips a step; default: the preset's")
     parser.add_argument("--gpus", type=counts, default=[], help="numbers of GPUs, 1,2,4,8: the scaling table alone")
     parser.add_argument("--workers-cpu", type=counts, default=[], help="the same with processes on the CPU, 1,2")
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 5 steps")
+    parser.add_argument("--strong", action="store_true", help="with --gpus, --workers-cpu: one batch shared by all")
+    parser.add_argument("--clips", type=int, default=1600, help="of the files made for this")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 5 steps, on 320 clips")
     parser.add_argument("--price", type=float, help="of an hour of the device")
     parser.add_argument(
         "--profile", type=Path, help="text file for a table of FastDMT's operators; a trace goes beside"
     )
     parser.add_argument("--out", type=Path, help="JSON; default: bench/results/throughput-<machine>-<date>.json")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     if args.quick:
-        args.rounds, args.steps = 3, 5
+        args.rounds, args.steps, args.clips = 3, 5, 320
     stages = args.stage or ["compute", "data", "e2e"]
     kind = torch.device(args.device).type
     with tempfile.TemporaryDirectory() as folder:
@@ -324,14 +336,15 @@ def main() -> None:
         data = dataclasses.replace(base.data, root=args.data or folder / "demo")
         if args.data is None:
             data = dataclasses.replace(data, annotations=demo.data.annotations)
-            make_files(data.root, 320 if args.quick else 1600)
+            make_files(data.root, args.clips)
         optim = dataclasses.replace(base.optim, batch=args.batch or base.optim.batch)
         cfg = dataclasses.replace(base, device=args.device, data=data, optim=optim)
         if args.gpus or args.workers_cpu:
             cfg = dataclasses.replace(cfg, run=folder / "scaling", device="cuda" if args.gpus else "cpu")
-            table = scaling(cfg, args.gpus or args.workers_cpu)
+            table = scaling(cfg, args.gpus or args.workers_cpu, args.strong, args.rounds, args.steps)
             print_scaling(table)
-            write(args.out, "scaling", torch.device(cfg.device), {"preset": cfg.preset, "samples_per_s": table})
+            record = {"preset": cfg.preset, "batch": cfg.optim.batch, "strong": args.strong, "samples_per_s": table}
+            write(args.out, "scaling", torch.device(cfg.device), record)
             return
         rows = variants(cfg, folder, kind)
         device = rows[0].trainer.device
@@ -359,7 +372,7 @@ def counts(text: str) -> list[int]:
 def make_files(root: Path, clips: int) -> None:
     from fastdmt_loaders.tools.demo import make_demo
 
-    make_demo(root, clips=clips, labelled=96)
+    make_demo(root, clips=clips, labelled=min(96, clips // 3))
 
 
 def report(args, cfg, rows, stages, work, limit, limit_from, device) -> None:
