@@ -2,8 +2,8 @@
 
     python bench/caches.py --device cuda --items 144000
 
-A few files are decoded and repeated in memory until the cache is as large as that of a real data set, so that a batch is
-gathered from all over it; fewer items where 60% of the free memory does not hold them.
+A few files are decoded and repeated in memory until the cache is as large as that of a real data set, so that a batch
+is gathered from all over it; fewer items where 60% of the free memory does not hold them.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ STAGES = (
         6,
         ("bench/loaders.py --device cuda --sources 720p,clips --items 512 --out {out}/decoder-rates.json",),
         (
-            "bench/loaders.py --device cpu --sources clips --items 64 --size 32 --batches 1 --rounds 1 --workers 1 "
+            "bench/loaders.py --device cpu --sources small --items 64 --size 32 --batches 1 --rounds 1 --workers 1 "
             "--out {out}/decoder-rates.json",
         ),
     ),

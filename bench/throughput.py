@@ -195,7 +195,7 @@ def variants(cfg: TrainConfig, folder: Path, device: str) -> list[Variant]:
     if device == "cuda":
         rows += [
             fast(cfg, folder, "without overlap", overlap=False, **compiled),
-            fast(cfg, folder, "without compile"),
+            fast(cfg, folder, "without compile", compile="none"),
             fast(cfg, folder, "without AMP", amp="none", **compiled),
             fast(cfg, folder, "DALI, no cache", {"loader": "dali", "cache": "none"}, **compiled),
         ]

@@ -201,8 +201,9 @@ class ScaleConfig:
     """Start the group again from its last checkpoint so many times after a worker died."""
     timeout: float = how(10.0)
     """Minutes after which a collective that hangs ends the run."""
-    parallel: Literal["fsdp", "ddp"] = how("fsdp")
-    """Several processes: shards of parameters and optimizer (FSDP2; over nodes HSDP), or a full copy each (DDP)."""
+    parallel: Literal["auto", "fsdp", "ddp"] = how("auto")
+    """Several processes: shards of parameters and optimizer (FSDP2; over nodes HSDP), or a full copy each (DDP); auto:
+    DDP where a copy takes less than a quarter of a GPU's memory."""
     reshard: bool = how(False)
     """FSDP: free gathered parameters between forward and backward (ZeRO-3) instead of keeping them (ZeRO-2)."""
     sync_bn: bool = False
@@ -211,8 +212,9 @@ class ScaleConfig:
     """Autocast: auto is bf16 on GPUs that have it, fp16 with loss scaling on older ones, none on the CPU."""
     tf32: bool = True
     """TF32 for what stays in float32 on the GPU."""
-    compile: Literal["none", "inductor", "graphs", "aot_eager"] = how("none")
-    """torch.compile of forward and backward; graphs: with CUDA graphs; aot_eager: no code generation, for tests."""
+    compile: Literal["auto", "none", "inductor", "graphs", "aot_eager"] = how("auto")
+    """torch.compile of forward and backward; auto: inductor on a GPU, none on the CPU; graphs: with CUDA graphs;
+    aot_eager: no code generation, for tests."""
     optimizer: Literal["adamw", "apex"] = "adamw"
     """torch's fused AdamW, or NVIDIA apex's FusedAdam where it is built."""
     accumulate: int = 1

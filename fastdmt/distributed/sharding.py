@@ -7,6 +7,7 @@ ddp   every process holds everything; gradients are averaged in buckets while th
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from fastdmt.config import ScaleConfig
 from fastdmt.distributed.processes import World
 
+SHARE_OF_A_COPY = 0.25  # of a process's memory, up to which copies are better than shards
+
 for _message in (
     "FSDP2-wrapped module .* returned a view",  # which nobody writes into
     "`broadcast_buffers` is deprecated",  # torch 2.11 knows it by no other name
@@ -34,14 +37,17 @@ class Parallel:
 
     Attributes:
         calls: what to call instead of each student, in its order.
+        mode: "fsdp", "ddp", or "one process".
         sharded: parameters are DTensors.
+        notes: what was chosen and why, for the log.
     """
 
     def __init__(
         self, students: Sequence[nn.Module], teachers: Sequence[nn.Module], cfg: ScaleConfig, world: World
     ) -> None:
         self.world, self.students, self.teachers = world, list(students), list(teachers)
-        self.sharded = world.size > 1 and cfg.parallel == "fsdp"
+        self.mode, why = chosen_mode(cfg.parallel, self.students, self.teachers, world)
+        self.sharded, self.notes = self.mode == "fsdp", [f"parallel: {self.mode} ({why})"] if world.size > 1 else []
         self.calls: list[Callable] = self.students
         if cfg.sync_bn and world.size > 1:
             for student in self.students:
@@ -86,6 +92,34 @@ class Parallel:
                 for module in localizer.modules():
                     if isinstance(module, FSDPModule):
                         module.reshard()
+
+
+def chosen_mode(
+    kind: str, students: Sequence[nn.Module], teachers: Sequence[nn.Module], world: World
+) -> tuple[str, str]:
+    """What a value of --parallel means for these networks, the same in every process, and why."""
+    if world.size == 1:
+        return "one process", ""
+    if kind != "auto":
+        return kind, f"--parallel {kind}"
+    need, memory = bytes_of_a_copy(students, teachers), _memory(world)
+    small = need < SHARE_OF_A_COPY * memory
+    share = f"{'less' if small else 'not less'} than a quarter of the {memory / 2**30:.1f} GB that it has"
+    why = f"auto: parameters, gradients, optimizer and teachers take {need / 2**30:.2f} GB of a process, {share}"
+    return world.broadcast(("ddp" if small else "fsdp", why))
+
+
+def bytes_of_a_copy(students: Sequence[nn.Module], teachers: Sequence[nn.Module]) -> int:
+    """What a process holds where nothing is sharded: all tensors, and of the trained ones gradients and two moments."""
+    kept = sum(t.nbytes for m in (*students, *teachers) for t in (*m.parameters(), *m.buffers()))
+    return kept + 3 * sum(p.nbytes for student in students for p in student.parameters() if p.requires_grad)
+
+
+def _memory(world: World) -> int:
+    """Bytes of the process's GPU, or its share of the machine's."""
+    if world.device.type == "cuda":
+        return torch.cuda.get_device_properties(world.device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * world.nodes // world.size
 
 
 def _mesh(world: World) -> Any:

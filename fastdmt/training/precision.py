@@ -14,6 +14,7 @@ from fastdmt.algorithm.dmt import DualMeanTeacherStep
 from fastdmt.config import ScaleConfig, require
 from fastdmt.errors import FastDMTError
 from fastdmt.training.optimizer import LossScale
+from fastdmt_kernels import backend
 from fastdmt_kernels.backend import INTERPRET
 
 
@@ -50,10 +51,15 @@ def precision(
 
 
 class Compiled:
-    """Code that runs compiled inside `with compiled:` and as it is elsewhere: validation brings shapes of its own."""
+    """Code that runs compiled inside `with compiled:` and as it is elsewhere: validation brings shapes of its own.
 
-    def __init__(self) -> None:
-        self.on = False
+    Attributes:
+        kind: a value of --compile that is not "auto".
+        notes: what was chosen and why, for the log.
+    """
+
+    def __init__(self, kind: str, why: str) -> None:
+        self.on, self.kind, self.notes = False, kind, [f"compile: {kind} ({why})"]
 
     def __enter__(self) -> None:
         self.on = True
@@ -67,15 +73,31 @@ class Compiled:
         return lambda *args: fast(*args) if self.on else function(*args)
 
 
-def compile_step(step: DualMeanTeacherStep, kind: str, alone: bool) -> Compiled:
+def chosen_compiler(kind: str, device: torch.device) -> tuple[str, str]:
+    """What a value of --compile means on a device, and why."""
+    if kind != "auto":
+        return kind, f"--compile {kind}"
+    if device.type != "cuda":
+        return "none", "auto: no GPU"
+    if backend.triton is None:
+        return "none", "auto: Triton, which inductor writes its kernels in, is not installed"
+    return "inductor", "auto: a GPU"
+
+
+def compile_step(step: DualMeanTeacherStep, kind: str, device: torch.device, alone: bool) -> Compiled:
     """Compile the teachers' region and the students' region, each as one graph.
 
     With several processes the encoders alone are compiled, each as one graph: collectives stay between them.
 
+    Args:
+        kind: a value of --compile.
+        alone: one process.
+
     Returns:
         The switch that a training step turns on.
     """
-    compiled = Compiled()
+    kind, why = chosen_compiler(kind, device)
+    compiled = Compiled(kind, why)
     if kind == "none":
         return compiled
     # Both stages' shapes of four networks that share their code; torch gives up at 8.

@@ -113,7 +113,7 @@ class Trainer:
             negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
         )
         self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
-        self.compiled = compile_step(self.algorithm, cfg.scale.compile, alone=self.world.size == 1)
+        self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, self.world.size == 1)
         self.clock = Clock(self.device)
         self.queue = AcceptedQueue(cfg.scale.pack_accepted) if cfg.scale.pack_accepted else None
         self.bad = BadSteps(cfg, self.world)
@@ -148,7 +148,8 @@ class Trainer:
         self.observer.open(self.global_step)
         if self.world.first:
             self.data.write_splits(self.cfg.run)
-        for line in (*self.data.summary, *self.origins, self._plan_line()):
+        notes = (*self.data.summary, *self.origins, *self.compiled.notes, *self.parallel.notes)
+        for line in (*notes, self._plan_line()):
             self.observer.say(line)
         with lock.held(self.cfg.run, self.world.first), self.leaving, manual_gc():
             try:
@@ -388,7 +389,7 @@ class Trainer:
 
     def _where(self) -> str:
         """Device, format and processes."""
-        how = f", {self.world.size} processes ({self.cfg.scale.parallel})" if self.world.size > 1 else ""
+        how = f", {self.world.size} processes ({self.parallel.mode})" if self.world.size > 1 else ""
         return f"{self.device} in {self.format}{how}"
 
     def _plan_line(self) -> str:

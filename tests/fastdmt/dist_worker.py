@@ -32,7 +32,7 @@ def tiny(data: Path, run: Path, **scale):
         optim=dataclasses.replace(
             base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-4, lr_warmup=0.0, clip=1.0, labelled_share=0.25
         ),
-        scale=dataclasses.replace(base.scale, **{"gpus": 0, "sync_bn": True, **scale}),
+        scale=dataclasses.replace(base.scale, **{"gpus": 0, "sync_bn": True, "parallel": "fsdp", **scale}),
     )
 
 

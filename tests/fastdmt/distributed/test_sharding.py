@@ -4,9 +4,14 @@ import dist_worker
 import pytest
 import torch
 from dist_worker import assert_same, losses, tiny
+from small_pairs import make_pairs
 
 from fastdmt import load
-from fastdmt.distributed.processes import start
+from fastdmt.config import OptimConfig
+from fastdmt.distributed import sharding
+from fastdmt.distributed.processes import World, start
+from fastdmt.distributed.sharding import bytes_of_a_copy, chosen_mode
+from fastdmt.training.optimizer import build_optimizer
 from fastdmt_loaders.tools.demo import make_demo
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(900)]
@@ -37,3 +42,38 @@ def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
         assert share == 1 if name == "ddp" else share < 0.6, "teachers are not sharded"
         model = load(tmp_path / "two" / name)
         assert all(torch.isfinite(t).all() for t in model.tensors().values())
+
+
+def test_bytes_of_a_copy_are_those_that_a_step_leaves():
+    students, teachers = make_pairs()
+    students[1].audio.requires_grad_(False)
+    optimizer = build_optimizer(students, OptimConfig())
+    for student in students:
+        for p in student.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    held = [t for m in (*students, *teachers) for t in m.state_dict().values()]
+    held += [p.grad for student in students for p in student.parameters() if p.grad is not None]
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert bytes_of_a_copy(students, teachers) == sum(t.numel() * t.element_size() for t in (*held, *moments))
+
+
+def test_auto_copies_what_is_small_and_shards_what_is_not(monkeypatch):
+    students, teachers = make_pairs()
+    world = World(torch.device("cpu"), size=2)
+    monkeypatch.setattr(World, "broadcast", lambda self, value: value)
+    need = bytes_of_a_copy(students, teachers)
+    for memory, mode, word in ((4 * need + 8, "ddp", "less"), (4 * need - 8, "fsdp", "not less")):
+        monkeypatch.setattr(sharding, "_memory", lambda world, memory=memory: memory)
+        chosen, why = chosen_mode("auto", students, teachers, world)
+        assert chosen == mode and f", {word} than a quarter" in why
+    assert chosen_mode("ddp", students, teachers, world) == ("ddp", "--parallel ddp")
+    assert chosen_mode("fsdp", students, teachers, World(torch.device("cpu")))[0] == "one process"
+
+
+def test_two_processes_of_a_small_model_hold_copies_and_say_why(files, tmp_path):
+    run = tmp_path / "run"
+    start(tiny(files, run, workers_cpu=2, parallel="auto"), "dist_worker:finished")
+    log = (run / "train.log").read_text()
+    assert "parallel: ddp (auto: parameters, gradients, optimizer and teachers take " in log
+    assert "2 processes (ddp)" in log and "compile: none (auto: no GPU)" in log

@@ -10,6 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from fastdmt.errors import FastDMTError
+from fastdmt.training.precision import chosen_compiler
 from fastdmt.training.schedule import UNBIASED
 from fastdmt.training.trainer import Trainer
 
@@ -59,6 +60,16 @@ def test_bf16_autocast_stays_near_float32_and_keeps_float32_weights(files, eager
     assert found != eager
     assert_close(found[:8], eager[:8], 0.03)  # later, one pixel over a threshold makes two runs part
     assert {t.dtype for t in trainer.model.tensors().values()} == {torch.float32, torch.int64}
+
+
+def test_auto_compiles_for_a_gpu_alone(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert chosen_compiler("auto", gpu) == ("inductor", "auto: a GPU")
+    assert chosen_compiler("auto", cpu)[0] == "none"
+    for device in (cpu, gpu):
+        assert chosen_compiler("aot_eager", device) == ("aot_eager", "--compile aot_eager")
+    monkeypatch.setattr("fastdmt_kernels.backend.triton", None)
+    assert chosen_compiler("auto", gpu)[0] == "none"
 
 
 def test_fp16_needs_a_gpu(files, tmp_path):
