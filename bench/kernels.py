@@ -92,6 +92,8 @@ FORMULAS = {
     "similarity_map+grad": "V twice, dV once: 6NDhw + a, da 6ND + S, norms, g 20Nhw",
     "mil_logits": "V 2NDhw + a 2MD + L, P 6NM + norms 4Nhw; 2NMDhw FLOP",
     "mil_logits+grad": "V three times, dV once: 8NDhw + a, da 8MD + L, P, g 22NM; 4NMDhw FLOP",
+    "localize": "as mil_logits + S 4Nhw",
+    "localize+grad": "as mil_logits+grad + S twice, its g 12Nhw",
     "consensus": "maps 8Nhw + packed mask NHW/8 + verdicts 9N",
     "localization_loss+grad": "S, dz, dS 20Nhw + packed mask NHW/8",
     "ema_update": "12 a parameter: teacher read and written, student read",
@@ -100,9 +102,13 @@ FORMULAS = {
 
 def gradients(function: Callable, leaves: int, *tensors: Tensor) -> list[Tensor]:
     tensors = [t.detach().requires_grad_() if i < leaves else t for i, t in enumerate(tensors)]
-    value = function(*tensors)
+    values = outputs(function(*tensors))
     # The gradient of half the sum of squares, without a pass for it.
-    return [value, *torch.autograd.grad(value, tensors[:leaves], value.detach())]
+    return [*values, *torch.autograd.grad(values, tensors[:leaves], [x.detach() for x in values])]
+
+
+def outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def features(n: int, m: int, cells: int, device: torch.device) -> tuple:
@@ -157,7 +163,7 @@ def pair(op: str, wrap: Callable) -> tuple[Callable, Callable]:
 
 
 def alone(function: Callable) -> Callable:
-    return lambda *tensors: [function(*tensors)]
+    return lambda *tensors: list(outputs(function(*tensors)))
 
 
 def leaves(count: int) -> Callable:
@@ -171,6 +177,7 @@ def cases(quick: bool, tiny: bool = False) -> Iterator[Case]:
     grids = (7,) if tiny else (7, 16) if quick else (7, 14, 16, 20)
     both = leaves(2)
     one_pass, gemm = kernels_timing.one_pass_map, kernels_timing.gemm_logits
+    two_passes = kernels_timing.map_and_logits
     for n, c in itertools.product(batches, grids):
         cells, make, size = n * c * c, partial(features, n, n, c), f"N {n} {c}x{c}"
         moved = 2 * cells * D + 2 * n * D + 8 * cells
@@ -181,8 +188,11 @@ def cases(quick: bool, tiny: bool = False) -> Iterator[Case]:
         cells, make, size = n * c * c, partial(features, n, n, c), f"N M {n} {c}x{c}"
         moved, flops = 2 * cells * D + 2 * n * D + 6 * n * n + 4 * cells, 2.0 * n * cells * D
         yield Case("mil_logits", size, moved, make, *pair("mil_logits", alone), alone(gemm), flops=flops)
+        yield Case("localize", size, moved + 4 * cells, make, *pair("localize", alone), alone(two_passes), flops=flops)
         moved = 8 * cells * D + 8 * n * D + 22 * n * n
         yield Case("mil_logits+grad", size, moved, make, *pair("mil_logits", both), both(gemm), flops=2 * flops)
+        moved += 12 * cells
+        yield Case("localize+grad", size, moved, make, *pair("localize", both), both(two_passes), flops=2 * flops)
     sizes = ((7, 32),) if tiny else ((7, 224), (14, 224), (16, 256), (20, 256))
     for n, (c, pixels) in itertools.product(batches if tiny else (*batches, 256), sizes):
         cells, make, size = n * c * c, partial(maps, n, c, pixels), f"N {n} {c}x{c} to {pixels}"
@@ -233,8 +243,8 @@ def passes(case: Case, device: torch.device) -> bool:
 
 
 KERNELS = {
-    "similarity_map": "similarity_", "mil_logits": "mil_", "consensus": "consensus_", "localization_loss": "loss_",
-    "ema_update": "ema_",
+    "similarity_map": "similarity_", "mil_logits": "mil_", "localize": "mil_", "consensus": "consensus_",
+    "localization_loss": "loss_", "ema_update": "ema_",
 }  # fmt: skip
 
 

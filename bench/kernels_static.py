@@ -109,6 +109,7 @@ def host() -> dict[str, dict[str, float]]:
     table["ops on this device"] = processor_time({
         "similarity_map": lambda: fk.similarity_map(v, a),
         "mil_logits": lambda: fk.mil_logits(v, a),
+        "localize": lambda: fk.localize(v, a),
         "consensus": lambda: fk.consensus(s, s, affine, affine, size=size),
         "boxes_to_mask": lambda: fk.boxes_to_mask(boxes, size),
         "localization_loss": lambda: fk.localization_loss(s, affine, mask, weight, size=size),

@@ -102,10 +102,22 @@ def one_pass_map(v: Tensor, a: Tensor) -> Tensor:
 
 def gemm_logits(v: Tensor, a: Tensor, tau: float = 0.03) -> Tensor:
     """Norms, a GEMM in the features' type, and a maximum that reads its volume once."""
-    x = v.flatten(2)
-    volume = torch.matmul(a, x)  # [N, M, P]
-    r, q = (x.float().square().sum(1) + EPS**2).rsqrt(), (a.float().square().sum(1) + EPS**2).rsqrt()
+    volume, r, q = _volume(v, a)
     return (volume.float() * r[:, None]).amax(2) * (q / tau)
+
+
+def map_and_logits(v: Tensor, a: Tensor, tau: float = 0.03) -> tuple[Tensor, Tensor]:
+    """The same, and the volume's diagonal."""
+    volume, r, q = _volume(v, a)
+    own = volume.diagonal().T.float() * r * q[:, None]
+    return own.unflatten(1, v.shape[2:]), (volume.float() * r[:, None]).amax(2) * (q / tau)
+
+
+def _volume(v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every cell times every sound [N, M, P] in the features' type, and the inverse norms of cells and sounds."""
+    x = v.flatten(2)
+    r, q = (x.float().square().sum(1) + EPS**2).rsqrt(), (a.float().square().sum(1) + EPS**2).rsqrt()
+    return torch.matmul(a, x), r, q
 
 
 def time_case(case, row, clock: Clock, rounds: int, bandwidth: float, backend: str = "inductor") -> None:
@@ -160,6 +172,7 @@ CANDIDATES = {
 TUNED_ON = {
     "similarity_map": ("similarity_forward",), "similarity_map+grad": ("similarity_backward",),
     "mil_logits": ("mil_forward_half",), "mil_logits+grad": ("mil_backward_v_half", "mil_backward_a"),
+    "localize": (), "localize+grad": (),  # the same kernels
     "consensus": ("consensus",), "localization_loss+grad": ("localization_loss",), "ema_update": ("ema_update",),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from .consensus import consensus
 from .ema import EMA, ema_update
 from .loss import localization_loss
 from .masks import boxes_to_mask, pack_mask, unpack_mask
-from .mil import mil_logits
+from .mil import localize, mil_logits
 from .reference import Consensus
 from .similarity import similarity_map
 
@@ -22,6 +22,7 @@ __all__ = [
     "consensus",
     "ema_update",
     "localization_loss",
+    "localize",
     "mil_logits",
     "pack_mask",
     "similarity_map",

@@ -57,8 +57,10 @@ def feature_cases(every: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         logits, best = empty(128, 128), empty(128, 128, dtype=torch.int16)
         yield name, partial(similarity.forward, v, a, 1e-6)
         yield name, partial(similarity.backward, s, v, a, s, s, ra, True, True)
-        yield name, partial(mil.forward, v, a, 0.03, 1e-6)
-        yield name, partial(mil.backward, logits, v, a, logits, best, s.flatten(1), ra, 0.03, True, True)
+        for what, own in ((name, None), (f"{name}, with map", 0)):
+            yield what, partial(mil.forward, v, a, 0.03, 1e-6, own)
+            saved = (s, logits, best, s.flatten(1), ra)
+            yield what, partial(mil.backward, s, logits, v, a, *saved, 0.03, own, True, True)
     # Cells of NCHW that do not fill a load of 16 bytes.
     v, a, s = empty(128, 512, 14, 14, dtype=torch.bfloat16), empty(128, 512, dtype=torch.bfloat16), empty(128, 14, 14)
     yield "bf16 contiguous 14x14", partial(similarity.forward, v, a, 1e-6)

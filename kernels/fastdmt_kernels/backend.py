@@ -22,6 +22,10 @@ INTERPRET = triton is not None and bool(triton.knobs.runtime.interpret)
 
 MODES = ("auto", "reference", "triton")
 
+#: Where the ops are registered. On CPU tensors they are Triton's interpreter; without it, the functions of this package
+#: run their reference, and no op.
+DEVICES = ("cuda", "cpu")
+
 _mode = "auto"
 _recorder = None
 
@@ -82,6 +86,8 @@ def launch(kernel, programs: int, *args, device: torch.device, **options) -> Non
     """Runs `programs` instances of `kernel` on the device of its tensors; nothing for an empty batch."""
     if _recorder is not None:
         _recorder.append((kernel, args, options))
+    elif device.type == "cpu" and not INTERPRET:
+        raise RuntimeError(f"{kernel.__name__} was asked to run on CPU tensors; call the function, not its op")
     elif programs > 0:
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
         with guard:

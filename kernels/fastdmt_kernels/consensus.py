@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .backend import jit, launch, launches, power_of_2, tl
+from .backend import DEVICES, jit, launch, launches, power_of_2, tl
 from .masks import WORD
 from .reference import Consensus
 from .tuning import config
@@ -196,25 +196,7 @@ def agree(
     return outputs
 
 
-_agree = torch.library.custom_op("fastdmt::consensus", agree, mutates_args=(), device_types="cuda")
-
-
-@_agree.register_kernel("cpu")
-def _(s_a, s_b, affine_a, affine_b, levels, delta, tau, height, width, probability, soft, ignore_below):
-    if launches(s_a, s_b):
-        return agree(s_a, s_b, affine_a, affine_b, levels, delta, tau, height, width, probability, soft, ignore_below)
-    if levels is not None:
-        delta, band, tau = levels.unbind()
-        ignore_below = None if ignore_below is None else band
-    result = reference.consensus(
-        s_a, s_b, affine_a, affine_b, delta, tau, (height, width),
-        probability=probability, soft=soft, ignore_below=ignore_below,
-    )  # fmt: skip
-    missing = _outputs(s_a, height, width, soft, ignore_below)
-    valid = missing[3] if result.valid is None else result.valid
-    confidence = missing[4] if result.confidence is None else result.confidence
-    empty = (result.mask == 0).all(2).all(1).float()
-    return result.keep, result.iou, result.mask, valid, confidence, empty
+_agree = torch.library.custom_op("fastdmt::consensus", agree, mutates_args=(), device_types=DEVICES)
 
 
 @_agree.register_fake

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .backend import jit, launch, launches, power_of_2, tl
+from .backend import DEVICES, jit, launch, launches, power_of_2, tl
 from .masks import boxes_to_mask
 from .tuning import config
 from .upsampling import band_start, column_sources, mixed_row, plan, row_share
@@ -198,37 +198,10 @@ def backward(
     return ds, daffine
 
 
-_forward = torch.library.custom_op("fastdmt::localization_loss", forward, mutates_args=(), device_types="cuda")
+_forward = torch.library.custom_op("fastdmt::localization_loss", forward, mutates_args=(), device_types=DEVICES)
 _backward = torch.library.custom_op(
-    "fastdmt::localization_loss_backward", backward, mutates_args=(), device_types="cuda"
+    "fastdmt::localization_loss_backward", backward, mutates_args=(), device_types=DEVICES
 )
-
-
-@_forward.register_kernel("cpu")
-def _(s, affine, target, weight, valid, total, height, width, grad):
-    if launches(s, affine):
-        return forward(s, affine, target, weight, valid, total, height, width, grad)
-    logits, truth, counts = reference.pixels(s, affine, target, (height, width), valid)
-    pixels = counts.sum((1, 2)).clamp(min=1)
-    weight_sum = weight.sum() if total is None else total
-    factor = torch.where(weight <= 0, 0, weight / torch.where(weight_sum <= 0, 1, weight_sum) / pixels).float()
-    pixel = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    part = torch.where(weight <= 0, 0, factor * (pixel * counts).sum((1, 2))).float()
-    if not grad:
-        return part, *_outputs(s, grad)[1:]
-    slope = ((logits.sigmoid() - truth) * counts)[:, None]
-    shape = [s.shape[0], 1, s.shape[1], s.shape[2]]
-    dz = torch.ops.aten.upsample_bilinear2d_backward(slope, [height, width], shape, False)[:, 0].float().contiguous()
-    return part, dz, torch.stack([(dz * s).sum((1, 2)), dz.sum((1, 2))], 1).float(), factor
-
-
-@_backward.register_kernel("cpu")
-def _(g, s, affine, dz, sums, coefficient):
-    if launches(s, affine):
-        return backward(g, s, affine, dz, sums, coefficient)
-    used, scale = coefficient != 0, g * coefficient
-    ds = torch.where(used[:, None, None], dz * (scale * affine[0])[:, None, None], 0)
-    return ds.to(s.dtype), torch.where(used[:, None], sums * scale[:, None], 0).sum(0).to(affine.dtype)
 
 
 @_forward.register_fake

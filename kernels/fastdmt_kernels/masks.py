@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, library
 
 from . import checks
-from .backend import cdiv, jit, launch, launches, power_of_2, tl
+from .backend import DEVICES, cdiv, jit, launch, launches, power_of_2, tl
 from .tuning import config
 
 WORD = 32  # pixels a word holds
@@ -108,16 +108,7 @@ def rasterize(boxes: Tensor, height: int, width: int, min_agree: int) -> Tensor:
     return mask
 
 
-_rasterize = library.custom_op("fastdmt::boxes_to_mask", rasterize, mutates_args=(), device_types="cuda")
-
-
-@_rasterize.register_kernel("cpu")
-def _(boxes, height, width, min_agree):
-    return (rasterize if launches(boxes) else _plain)(boxes, height, width, min_agree)
-
-
-def _plain(boxes: Tensor, height: int, width: int, min_agree: int) -> Tensor:
-    return from_boxes(boxes, (height, width), min_agree)
+_rasterize = library.custom_op("fastdmt::boxes_to_mask", rasterize, mutates_args=(), device_types=DEVICES)
 
 
 @_rasterize.register_fake

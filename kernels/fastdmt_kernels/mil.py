@@ -1,10 +1,16 @@
-"""mil_logits: the best cell of every frame for every sound, without the [N, M, h, w] volume.
+"""mil_logits: the best cell of every frame for every sound, without the [N, M, h, w] volume; localize: the map too.
 
     c_nmp = r_np q_m sum_d v_ndp a_md      L_nm = max_p c_nmp / tau      P_nm = the lowest p that attains it
     dv_ndp = r_np (sum_m [P_nm = p] G_nm q_m a_md / tau - r_np v_ndp sum_m [P_nm = p] G_nm L_nm)
     da_md  = q_m (sum_n G_nm r_nP v_ndP / tau - q_m a_md sum_n G_nm L_nm)
 
-r and q are the inverse norms, as in similarity_map. Both gradients gather: no atomics, every sum in a fixed order.
+r and q are the inverse norms, as in similarity_map. Both gradients gather: no atomics, every sum in a fixed order. In
+the kernels `weighted` is the first sum of a gradient and `radial` the second: what a vector's gradient has along the
+vector itself, which the normalisation takes out.
+
+The map of frame n, s_np = c_nmp for its own sound m = n + first_own, is a column of that volume (MAP in the kernels):
+forward it costs a store; backward its gradient g adds g_np q_m a_md to the first sum of dv and g_np s_np to the second,
+and to da the same sums over cells.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .backend import INTERPRET, cdiv, jit, launch, launches, power_of_2, tl
+from .backend import DEVICES, INTERPRET, cdiv, jit, launch, launches, power_of_2, tl
 from .similarity import channels_last, dense, inverse_norm, place
 from .tuning import config
 
@@ -33,10 +39,10 @@ def row_norms(a, ra, eps, M, D: tl.constexpr, BLOCK_D: tl.constexpr):
     tl.store(ra + m, inverse_norm(tl.sum(square, 0), eps))
 
 
-@jit(do_not_specialize=["M"])
+@jit(do_not_specialize=["M", "first_own"])
 def mil_forward(
-    v, a, logits, best, rv, ra, tau, eps, M,
-    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
+    v, a, logits, best, rv, ra, s, tau, eps, M, first_own,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, MAP: tl.constexpr, PRECISION: tl.constexpr,
     FLOAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles = (M + BLOCK_M - 1) // BLOCK_M
@@ -47,6 +53,7 @@ def mil_forward(
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     where = tl.zeros((BLOCK_M,), tl.int32)
     broken = tl.zeros((BLOCK_P,), tl.int32)
+    own = n + first_own
     for first in range(0, P, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         dot = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
@@ -70,6 +77,12 @@ def mil_forward(
             tl.store(rv + n * P + p, r, p < P)
         broken |= tl.where(square < float("inf"), 0, 1)
         cosine = tl.where((p < P)[:, None], dot * r[:, None], float("-inf"))
+        if MAP:
+            if tile == own // BLOCK_M:
+                # Each thread stores what it has of the column: no reduction, whose registers sm_80 does not have.
+                column = tl.where((square < float("inf"))[:, None], cosine * tl.load(ra + own), float("nan"))
+                cells = tl.broadcast_to(s + n * P + p[:, None], (BLOCK_P, BLOCK_M))
+                tl.store(cells, column, (p < P)[:, None] & (m == own)[None, :])
         high, at = tl.max(cosine, 0, return_indices=True, return_indices_tie_break_left=True)
         # Strictly greater: of equal cells the first one wins, across tiles as within one.
         where = tl.where(high > top, first + at, where)
@@ -82,11 +95,11 @@ def mil_forward(
     tl.store(best + out, where.to(best.dtype.element_ty), m < M)
 
 
-@jit(do_not_specialize=["M"])
+@jit(do_not_specialize=["M", "first_own"])
 def mil_backward_v(
-    g, v, a, logits, best, rv, ra, dv, tau, M,
-    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr, FLOAT: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    g, v, a, logits, best, rv, ra, gs, s, parts, dv, tau, M, first_own,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, MAP: tl.constexpr, NEED_V: tl.constexpr,
+    PRECISION: tl.constexpr, FLOAT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tiles_p: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     tiles_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
@@ -94,53 +107,71 @@ def mil_backward_v(
     tile = tl.program_id(0) % (tiles_p * tiles_d)
     p = tile // tiles_d * BLOCK_P + tl.arange(0, BLOCK_P)
     d = tile % tiles_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    HALF: tl.constexpr = a.dtype.element_ty == tl.float16
-    unit = 1.0
-    if HALF:
-        # float16 has no room for gradients of 1e-7: they are divided by the greatest of their frame.
-        most = tl.full((BLOCK_M,), 1e-30, tl.float32)
+    if NEED_V:
+        HALF: tl.constexpr = a.dtype.element_ty == tl.float16
+        unit = 1.0
+        if HALF:
+            # float16 has no room for gradients of 1e-7: they are divided by the greatest of their frame.
+            most = tl.full((BLOCK_M,), 1e-30, tl.float32)
+            for start in range(0, M, BLOCK_M):
+                m = start + tl.arange(0, BLOCK_M)
+                most = tl.maximum(most, tl.abs(tl.load(g + n * M + m, m < M, other=0.0)))
+            unit = tl.max(most, 0)
+        weighted = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+        # Spread over the threads until the end: one reduction between them instead of one a step.
+        radials = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
         for start in range(0, M, BLOCK_M):
             m = start + tl.arange(0, BLOCK_M)
-            most = tl.maximum(most, tl.abs(tl.load(g + n * M + m, m < M, other=0.0)))
-        unit = tl.max(most, 0)
-    pull = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
-    along = tl.zeros((BLOCK_P,), tl.float32)
-    for start in range(0, M, BLOCK_M):
-        m = start + tl.arange(0, BLOCK_M)
-        grad = tl.load(g + n * M + m, m < M, other=0.0)
-        value = tl.load(logits + n * M + m, m < M, other=0.0)
-        at = tl.load(best + n * M + m, m < M, other=-1).to(tl.int32)
-        q = tl.load(ra + m, m < M, other=0.0)
-        y = tl.load(a + m[:, None].to(tl.int64) * D + d[None, :], (m < M)[:, None] & (d < D)[None, :], other=0.0)
-        chosen = at[None, :] == p[:, None]
-        along += tl.sum(tl.where(chosen, (grad * value)[None, :], 0.0), 1)
-        # A one-hot matrix times the gradients: the scatter becomes a product of matrices.
-        if HALF:
-            share = tl.where(chosen, (grad / unit)[None, :], 0.0)
-            y = (y.to(tl.float32) * q[:, None]).to(tl.float16)
-        else:
-            share = tl.where(chosen, (grad * q)[None, :], 0.0)
-        if FLOAT:
-            y = y.to(tl.float32)
-        pull = tl.dot(share.to(y.dtype), y, pull, input_precision=PRECISION)
+            grad = tl.load(g + n * M + m, m < M, other=0.0)
+            value = tl.load(logits + n * M + m, m < M, other=0.0)
+            at = tl.load(best + n * M + m, m < M, other=-1).to(tl.int32)
+            q = tl.load(ra + m, m < M, other=0.0)
+            y = tl.load(a + m[:, None].to(tl.int64) * D + d[None, :], (m < M)[:, None] & (d < D)[None, :], other=0.0)
+            chosen = at[None, :] == p[:, None]
+            radials += tl.where(chosen, (grad * value)[None, :], 0.0)
+            # A one-hot matrix times the gradients: the scatter becomes a product of matrices.
+            if HALF:
+                share = tl.where(chosen, (grad / unit)[None, :], 0.0)
+                y = (y.to(tl.float32) * q[:, None]).to(tl.float16)
+            else:
+                share = tl.where(chosen, (grad * q)[None, :], 0.0)
+            if FLOAT:
+                y = y.to(tl.float32)
+            weighted = tl.dot(share.to(y.dtype), y, weighted, input_precision=PRECISION)
+        radial = tl.sum(radials, 1)
+        weighted *= unit / tau
     r = tl.load(rv + n * P + p, p < P, other=0.0)
     inside = (p < P)[:, None] & (d < D)[None, :]
     offset = place(n, d[None, :], p[:, None], D, P, LAST)
     x = tl.load(v + offset, inside, other=0.0).to(tl.float32)
-    pull *= unit / tau
-    tl.store(dv + offset, (r[:, None] * (pull - (r * along)[:, None] * x)).to(dv.dtype.element_ty), inside)
+    if MAP:
+        own = n + first_own
+        grad_s = tl.load(gs + n * P + p, p < P, other=0.0)
+        radial_s = grad_s * tl.load(s + n * P + p, p < P, other=0.0)
+        # The own sound's gradient is a sum over all cells: this tile's part of it, and in column D of its radial sum.
+        row = parts + (n * tiles_p + tile // tiles_d) * (D + 1)
+        tl.store(row + d, tl.sum((grad_s * r)[:, None] * x, 0), d < D)
+        if tile % tiles_d == 0:
+            tl.store(row + D, tl.sum(radial_s, 0))
+        if NEED_V:
+            y_own = tl.load(a + own * D + d, d < D, other=0.0).to(tl.float32) * tl.load(ra + own)
+            weighted += grad_s[:, None] * y_own[None, :]
+            radial += radial_s
+    if NEED_V:
+        tl.store(dv + offset, (r[:, None] * (weighted - (r * radial)[:, None] * x)).to(dv.dtype.element_ty), inside)
 
 
-@jit(do_not_specialize=["N", "M"])
+@jit(do_not_specialize=["N", "M", "first_own"])
 def mil_backward_a(
-    g, v, a, logits, best, rv, ra, da, tau, N, M,
-    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    g, v, a, logits, best, rv, ra, parts, da, tau, N, M, first_own,
+    D: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, PARTS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     # Neighbouring programs are neighbouring sounds of one slice of channels: they read the same rows of v.
     m = (tl.program_id(0) % M).to(tl.int64)
     d = tl.program_id(0) // M * BLOCK_D + tl.arange(0, BLOCK_D)
-    pull = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    along = tl.zeros((BLOCK_N,), tl.float32)
+    weighted = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    radials = tl.zeros((BLOCK_N,), tl.float32)
     for start in range(0, N, BLOCK_N):
         n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
         grad = tl.load(g + n * M + m, n < N, other=0.0)
@@ -149,11 +180,19 @@ def mil_backward_a(
         r = tl.load(rv + n * P + at, n < N, other=0.0)
         row = place(n[:, None], d[None, :], at[:, None], D, P, LAST)
         x = tl.load(v + row, (n < N)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
-        pull += (grad * r)[:, None] * x
-        along += grad * value
+        weighted += (grad * r)[:, None] * x
+        radials += grad * value
     q = tl.load(ra + m)
     y = tl.load(a + m * D + d, d < D, other=0.0).to(tl.float32)
-    slope = q * (tl.sum(pull, 0) * (1.0 / tau) - q * tl.sum(along, 0) * y)
+    weight, radial = tl.sum(weighted, 0) * (1.0 / tau), tl.sum(radials, 0)
+    if PARTS > 0:
+        frame = m - first_own
+        is_own = (frame >= 0) & (frame < N)
+        for part in range(PARTS):
+            row = parts + (frame * PARTS + part) * (D + 1)
+            weight += tl.load(row + d, is_own & (d < D), other=0.0)
+            radial += tl.load(row + D, is_own, other=0.0)
+    slope = q * (weight - q * radial * y)
     tl.store(da + m * D + d, slope.to(da.dtype.element_ty), d < D)
 
 
@@ -169,15 +208,19 @@ def _options(kernel: str, v: Tensor) -> dict:
     return config(f"{kernel}_{'float' if v.dtype == torch.float32 else 'half'}", v.device)
 
 
-def _outputs(v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, m, cells = v.shape[0], a.shape[0], v.shape[2] * v.shape[3]
-    logits = v.new_empty((n, m), dtype=torch.float32)
-    best = v.new_empty((n, m), dtype=torch.int16 if cells <= 2**15 else torch.int32)
-    return logits, best, logits.new_empty((n, cells)), logits.new_empty((m,))
+def _outputs(v: Tensor, a: Tensor, first_own: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (n, _, height, width), m = v.shape, a.shape[0]
+    s = v.new_empty((0,) if first_own is None else (n, height, width), dtype=torch.float32)
+    logits = s.new_empty((n, m))
+    best = v.new_empty((n, m), dtype=torch.int16 if height * width <= 2**15 else torch.int32)
+    return s, logits, best, s.new_empty((n, height * width)), s.new_empty((m,))
 
 
-def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _outputs(v, a)
+def forward(
+    v: Tensor, a: Tensor, tau: float, eps: float, first_own: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Map, logits, best cells, inverse norms of cells and sounds; no map without `first_own`."""
+    s, *outputs = _outputs(v, a, first_own)
     options = _options("mil_forward", v)
     if v.shape[0] == 0 or a.shape[0] == 0:
         outputs[2].zero_()  # without sounds no program writes the frames' norms
@@ -188,11 +231,11 @@ def forward(v: Tensor, a: Tensor, tau: float, eps: float) -> tuple[Tensor, Tenso
     )  # fmt: skip
     launch(
         mil_forward, v.shape[0] * cdiv(a.shape[0], options["BLOCK_M"]),
-        v, a, *outputs, float(tau), float(eps), a.shape[0],
-        device=v.device, D=v.shape[1], P=outputs[2].shape[1], LAST=channels_last(v),
+        v, a, *outputs, s, float(tau), float(eps), a.shape[0], first_own or 0,
+        device=v.device, D=v.shape[1], P=outputs[2].shape[1], LAST=channels_last(v), MAP=first_own is not None,
         PRECISION=_precision(v), FLOAT=AS_FLOAT, **options,
     )  # fmt: skip
-    return outputs
+    return s, *outputs
 
 
 def _gradients_like(v: Tensor, a: Tensor, need_v: bool, need_a: bool) -> tuple[Tensor, Tensor]:
@@ -202,85 +245,58 @@ def _gradients_like(v: Tensor, a: Tensor, need_v: bool, need_a: bool) -> tuple[T
 
 
 def backward(
-    g: Tensor, v: Tensor, a: Tensor, logits: Tensor, best: Tensor, rv: Tensor, ra: Tensor, tau: float,
-    need_v: bool, need_a: bool,
+    gs: Tensor, g: Tensor, v: Tensor, a: Tensor, s: Tensor, logits: Tensor, best: Tensor, rv: Tensor, ra: Tensor,
+    tau: float, first_own: int | None, need_v: bool, need_a: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients from those of the map, gs, and of the logits, g."""
     dv, da = _gradients_like(v, a, need_v, need_a)
     n, channels = v.shape[:2]
     m, cells = a.shape[0], rv.shape[1]
     saved = (g.contiguous(), v, a.contiguous(), logits, best, rv, ra)
     sizes = {"device": v.device, "D": channels, "P": cells, "LAST": channels_last(v)}
-    if need_v:
-        options = _options("mil_backward_v", v)
+    options = _options("mil_backward_v", v)
+    tiles = cdiv(cells, options["BLOCK_P"])
+    has_map = first_own is not None
+    parts = rv.new_empty((n, tiles, channels + 1) if has_map else (0,))
+    if need_v or has_map:
         launch(
-            mil_backward_v, n * cdiv(cells, options["BLOCK_P"]) * cdiv(channels, options["BLOCK_D"]),
-            *saved, dv, float(tau), m, PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
+            mil_backward_v, n * tiles * cdiv(channels, options["BLOCK_D"]),
+            *saved, gs.contiguous(), s, parts, dv, float(tau), m, first_own or 0,
+            MAP=has_map, NEED_V=need_v, PRECISION=_precision(v), FLOAT=AS_FLOAT, **sizes, **options,
         )  # fmt: skip
     if need_a:
         options = config("mil_backward_a", v.device)
         launch(
             mil_backward_a, m * cdiv(channels, options["BLOCK_D"]),
-            *saved, da, float(tau), n, m, **sizes, **options,
+            *saved, parts, da, float(tau), n, m, first_own or 0, PARTS=tiles if has_map else 0, **sizes, **options,
         )  # fmt: skip
     return dv, da
 
 
-_forward = torch.library.custom_op("fastdmt::mil_logits", forward, mutates_args=(), device_types="cuda")
-_backward = torch.library.custom_op("fastdmt::mil_logits_backward", backward, mutates_args=(), device_types="cuda")
-
-
-@_forward.register_kernel("cpu")
-def _(v, a, tau, eps):
-    if launches(v, a):
-        return forward(v, a, tau, eps)
-    logits, best, rv, ra = _outputs(v, a)
-    x, y = v.float().flatten(2), a.float()
-    rv.copy_(reference.inverse_norm(x, eps)[:, 0])
-    ra.copy_(reference.inverse_norm(y, eps)[:, 0])
-    cosine = torch.einsum("ndp,md->nmp", x * rv[:, None], y * ra[:, None]).max(2)
-    return logits.copy_(cosine.values / tau), best.copy_(cosine.indices), rv, ra
-
-
-@_backward.register_kernel("cpu")
-def _(g, v, a, logits, best, rv, ra, tau, need_v, need_a):
-    if launches(v, a):
-        return backward(g, v, a, logits, best, rv, ra, tau, need_v, need_a)
-    dv, da = _gradients_like(v, a, need_v, need_a)
-    index, unit = best.long(), v.float().flatten(2) * rv[:, None]
-    along = g * logits
-    if need_v:
-        weight = torch.zeros_like(rv)[:, None].repeat(1, a.shape[0], 1)
-        weight.scatter_(2, index[..., None], g[..., None] / tau)
-        pull = torch.einsum("nmp,md->ndp", weight, a.float() * ra[:, None])
-        per_cell = torch.zeros_like(rv).scatter_add_(1, index, along)
-        dv.copy_((rv[:, None] * (pull - unit * per_cell[:, None])).view(v.shape))
-    if need_a:
-        rows = unit.transpose(1, 2).gather(1, index[..., None].expand(*index.shape, v.shape[1]))
-        pull = torch.einsum("nm,nmd->md", g / tau, rows)
-        da.copy_(ra[:, None] * (pull - (along.sum(0) * ra)[:, None] * a.float()))
-    return dv, da
+_forward = torch.library.custom_op("fastdmt::localize", forward, mutates_args=(), device_types=DEVICES)
+_backward = torch.library.custom_op("fastdmt::localize_backward", backward, mutates_args=(), device_types=DEVICES)
 
 
 @_forward.register_fake
-def _(v, a, tau, eps):
-    return _outputs(v, a)
+def _(v, a, tau, eps, first_own):
+    return _outputs(v, a, first_own)
 
 
 @_backward.register_fake
-def _(g, v, a, logits, best, rv, ra, tau, need_v, need_a):
+def _(gs, g, v, a, s, logits, best, rv, ra, tau, first_own, need_v, need_a):
     return _gradients_like(v, a, need_v, need_a)
 
 
 def _save(ctx, inputs, output):
-    v, a, ctx.tau, _ = inputs
-    ctx.mark_non_differentiable(*output[1:])
+    v, a, ctx.tau, _, ctx.first_own = inputs
+    ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(v, a, *output)
 
 
-def _derive(ctx, g, *_):
+def _derive(ctx, gs, g, *_):
     need_v, need_a = ctx.needs_input_grad[:2]
-    dv, da = _backward(g, *ctx.saved_tensors, ctx.tau, need_v, need_a)
-    return dv if need_v else None, da if need_a else None, None, None
+    dv, da = _backward(gs, g, *ctx.saved_tensors, ctx.tau, ctx.first_own, need_v, need_a)
+    return dv if need_v else None, da if need_a else None, None, None, None
 
 
 _forward.register_autograd(_derive, setup_context=_save)
@@ -302,6 +318,43 @@ def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e
     Raises TypeError for a dtype, ValueError for a shape or device, naming the argument.
     Source: EZ-VSL (Mo & Morgado 2022), multiple-instance contrastive logits; its tau is 0.03.
     """
+    _check(v, a, tau, eps)
+    if isinstance(tau, Tensor):
+        return mil_logits(v, a, 1.0, eps) / tau
+    if not launches(v, a):
+        return reference.mil_logits(v, a, tau, eps)
+    return _run(v, a, tau, eps, None)[1]
+
+
+def localize(
+    v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e-6, *, first_own: int = 0
+) -> tuple[Tensor, Tensor]:
+    """`similarity_map` of every frame with its own sound and `mil_logits` of all pairs, in one pass over v.
+
+    v [N, D, h, w] and a [M, D] as in mil_logits; frame n's own sound is a[n + first_own], so M >= N + first_own (with
+    sounds gathered from several ranks, first_own is the row where this rank's begin).
+
+    Returns:
+        [N, h, w] float32 maps in [-1, 1] and [N, M] float32 logits. Differentiable once in v and a (and in tau, where
+        it is a tensor, through the logits); deterministic.
+
+    Raises TypeError for a dtype, ValueError for a shape, device or first_own, naming the argument.
+    Source: as similarity_map and mil_logits.
+    """
+    _check(v, a, tau, eps)
+    if not 0 <= first_own <= a.shape[0] - v.shape[0]:
+        raise ValueError(
+            f"first_own is {first_own}; every one of {v.shape[0]} frames wants a sound of its own among {a.shape[0]}"
+        )
+    if isinstance(tau, Tensor):
+        s, logits = localize(v, a, 1.0, eps, first_own=first_own)
+        return s, logits / tau
+    if not launches(v, a):
+        return reference.localize(v, a, tau, eps, first_own=first_own)
+    return _run(v, a, tau, eps, first_own)[:2]
+
+
+def _check(v: Tensor, a: Tensor, tau: float | Tensor, eps: float) -> None:
     checks.tensor("v", v, "[N, D, h, w]")
     checks.tensor("a", a, "[M, D]")
     checks.not_empty("v", v, 1, 2, 3)
@@ -309,10 +362,11 @@ def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e
     checks.same_device("v", v, a=a)
     if isinstance(tau, Tensor):
         checks.scalar("tau", tau)
-        return mil_logits(v, a, 1.0, eps) / tau
-    checks.number("tau", tau, 0, float("inf"), "a positive number")
+    else:
+        checks.number("tau", tau, 0, float("inf"), "a positive number")
     checks.number("eps", eps, 0, float("inf"), "a positive number")
-    if not launches(v, a):
-        return reference.mil_logits(v, a, tau, eps)
+
+
+def _run(v: Tensor, a: Tensor, tau: float, eps: float, first_own: int | None) -> tuple[Tensor, ...]:
     picked = torch.is_grad_enabled() and a.requires_grad
-    return _forward(dense(v, picked), a.to(v.dtype), float(tau), float(eps))[0]
+    return _forward(dense(v, picked), a.to(v.dtype), float(tau), float(eps), first_own)

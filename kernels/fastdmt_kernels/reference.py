@@ -76,6 +76,13 @@ def mil_logits(v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e
     return torch.einsum("ndp,md->nmp", v, a).max(dim=2).values / tau
 
 
+def localize(
+    v: Tensor, a: Tensor, tau: float | Tensor = 0.03, eps: float = 1e-6, *, first_own: int = 0
+) -> tuple[Tensor, Tensor]:
+    own = a[first_own : first_own + v.shape[0]]
+    return similarity_map(v, own, eps), mil_logits(v, a, tau, eps)
+
+
 def upsample(s: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, align_corners=False: [N, h, w] -> [N, H, W]."""
     return F.interpolate(_accumulate(s)[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

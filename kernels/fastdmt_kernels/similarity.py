@@ -3,6 +3,8 @@
 r_p = (sum_d v_dp^2 + eps^2)^-1/2     q = (sum_d a_d^2 + eps^2)^-1/2     s_p = q r_p sum_d a_d v_dp
 dv_dp = g_p r_p (q a_d - s_p r_p v_dp)
 da_d  = q (sum_p g_p r_p v_dp - q a_d sum_p g_p s_p)
+
+In the kernel `weighted` is the first sum of da and `radial` the second, what the normalisation takes out.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .backend import cdiv, jit, launch, launches, tl
+from .backend import DEVICES, cdiv, jit, launch, launches, tl
 from .tuning import config
 
 
@@ -68,8 +70,8 @@ def similarity_backward(
     d = tl.program_id(0) % tiles * BLOCK_D + tl.arange(0, BLOCK_D)
     y = tl.load(a + n * D + d, d < D, other=0.0).to(tl.float32)
     q = tl.load(ra + n)
-    pull = tl.zeros((BLOCK_D, BLOCK_P), tl.float32)
-    along = tl.zeros((BLOCK_P,), tl.float32)
+    weighted = tl.zeros((BLOCK_D, BLOCK_P), tl.float32)
+    radial = tl.zeros((BLOCK_P,), tl.float32)
     for start in range(0, P, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         grad = tl.load(g + n * P + p, p < P, other=0.0)
@@ -81,10 +83,10 @@ def similarity_backward(
         if NEED_V:
             slope = q * y[:, None] - (sim * r)[None, :] * x
             tl.store(dv + offset, ((grad * r)[None, :] * slope).to(dv.dtype.element_ty), inside)
-        pull += (grad * r)[None, :] * x
-        along += grad * sim
+        weighted += (grad * r)[None, :] * x
+        radial += grad * sim
     if NEED_A:
-        grad_a = q * (tl.sum(pull, 1) - q * tl.sum(along, 0) * y)
+        grad_a = q * (tl.sum(weighted, 1) - q * tl.sum(radial, 0) * y)
         tl.store(da + n * D + d, grad_a.to(da.dtype.element_ty), d < D)
 
 
@@ -122,29 +124,8 @@ def _gradients_like(v: Tensor, a: Tensor, need_v: bool, need_a: bool) -> tuple[T
     return dv, da
 
 
-_forward = torch.library.custom_op("fastdmt::similarity_map", forward, mutates_args=(), device_types="cuda")
-_backward = torch.library.custom_op("fastdmt::similarity_map_backward", backward, mutates_args=(), device_types="cuda")
-
-
-@_forward.register_kernel("cpu")
-def _(v, a, eps):
-    if launches(v, a):
-        return forward(v, a, eps)
-    rv, ra = reference.inverse_norm(v.float(), eps)[:, 0], reference.inverse_norm(a.float(), eps)[:, 0]
-    return reference.similarity_map(v, a, eps), rv, ra
-
-
-@_backward.register_kernel("cpu")
-def _(g, v, a, s, rv, ra, need_v, need_a):
-    if launches(v, a):
-        return backward(g, v, a, s, rv, ra, need_v, need_a)
-    dv, da = _gradients_like(v, a, need_v, need_a)
-    x, y, q, gr = v.float(), a.float(), ra[:, None], (g * rv)[:, None]
-    if need_v:
-        dv.copy_(gr * ((q * y)[..., None, None] - (s * rv)[:, None] * x))
-    if need_a:
-        da.copy_(q * ((gr * x).sum((2, 3)) - q * y * (g * s).sum((1, 2))[:, None]))
-    return dv, da
+_forward = torch.library.custom_op("fastdmt::similarity_map", forward, mutates_args=(), device_types=DEVICES)
+_backward = torch.library.custom_op("fastdmt::similarity_map_backward", backward, mutates_args=(), device_types=DEVICES)
 
 
 @_forward.register_fake

@@ -60,6 +60,19 @@ assert not any(name.split(".")[0] in ("fastdmt", "fastdmt_loaders") for name in 
     assert result.returncode == 0, result.stderr
 
 
+def test_an_op_on_cpu_tensors_says_what_to_call():
+    result = python("""
+import torch, fastdmt_kernels
+try:
+    torch.ops.fastdmt.similarity_map(torch.randn(2, 4, 3, 3), torch.randn(2, 4), 1e-6)
+except RuntimeError as error:
+    assert "call the function, not its op" in str(error), error
+else:
+    raise SystemExit("no error")
+""")
+    assert result.returncode == 0, result.stderr
+
+
 def test_triton_on_cpu_tensors_wants_the_interpreter():
     code = """
 import torch, fastdmt_kernels as k

@@ -56,6 +56,8 @@ def test_rivals_are_what_the_definitions_are(bench):
     for rival, definition, sounds in (
         (timing.one_pass_map, reference.similarity_map, a[:3]),
         (timing.gemm_logits, reference.mil_logits, a),
+        (lambda v, a: timing.map_and_logits(v, a[:3])[0], reference.similarity_map, a[:3]),
+        (lambda v, a: timing.map_and_logits(v, a)[1], lambda v, a: reference.localize(v, a)[1], a[:3]),
     ):
         want = definition(v.double(), sounds.double())
         assert (rival(v, sounds).double() - want).norm() < 1e-2 * want.norm()
@@ -118,6 +120,7 @@ def test_every_case_is_checked_against_its_definition(bench, kernels, monkeypatc
     small = {
         "similarity_map": bench.partial(bench.features, 2, 2, 3),
         "mil_logits": bench.partial(bench.features, 2, 2, 3),
+        "localize": bench.partial(bench.features, 2, 2, 3),
         "consensus": bench.partial(bench.maps, 2, 2, 224),
         "localization_loss": bench.partial(bench.maps, 2, 2, 224),
         "ema_update": bench.partial(bench.parameters, 1),

@@ -12,6 +12,7 @@ import fastdmt_kernels
 from fastdmt_kernels import (
     consensus,
     localization_loss,
+    localize,
     mil_logits,
     similarity_map,
 )
@@ -36,6 +37,7 @@ def two_maps(n, device):
 OPS = {
     "similarity_map": (similarity_map, features, 2),
     "mil_logits": (mil_logits, features, 2),
+    "localize": (lambda v, a: torch.cat([x.flatten(1) for x in localize(v, a)], 1), features, 2),
     "localization_loss": (lambda s, c, target, w: localization_loss(s, c, target, w, size=SIZE), maps, 2),
     "consensus": (lambda a, b, c: consensus(a, b, c, c, 0.6, 0.5, SIZE, soft="product", ignore_below=0.2), two_maps, 0),
 }
@@ -55,7 +57,8 @@ def ops_with_arguments(device):
     levels, two = torch.rand(3, device=device), (s.detach(), s.detach(), affine, affine)
     tensors = [torch.randn(4, device=device), torch.randn(3, device=device)]
     yield ops.similarity_map.default, (v.requires_grad_(), a.requires_grad_(), 1e-6)
-    yield ops.mil_logits.default, (last.requires_grad_(), a, 0.03, 1e-6)
+    yield ops.localize.default, (last.requires_grad_(), a, 0.03, 1e-6, None)
+    yield ops.localize.default, (last, a, 0.03, 1e-6, 0)
     yield ops.localization_loss.default, (s.requires_grad_(), affine, mask, weight, mask, m, *SIZE, True)
     yield ops.localization_loss.default, (s.detach(), affine, mask, weight, None, None, *SIZE, False)
     yield ops.consensus.default, (*two, None, 0.6, 0.5, *SIZE, "minmax", "none", None)
@@ -64,7 +67,7 @@ def ops_with_arguments(device):
     yield ops.ema_update.default, (tensors, [t + 1 for t in tensors], m, [tensors[1].bfloat16()], [1])
 
 
-def test_opcheck(mode, device):
+def test_opcheck(kernels, device):
     for op, arguments in ops_with_arguments(device):
         torch.library.opcheck(op, arguments)
 
@@ -100,7 +103,8 @@ def test_an_empty_batch(name, mode, device):
     if name == "consensus":
         assert output.keep.shape == (0,) and output.mask.shape == (0, 20, 2) and output.empty_share == 0
         return
-    assert output.shape == {"similarity_map": (0, 3, 4), "mil_logits": (0, 0), "localization_loss": ()}[name]
+    shapes = {"similarity_map": (0, 3, 4), "mil_logits": (0, 0), "localize": (0, 12), "localization_loss": ()}
+    assert output.shape == shapes[name]
     grads = torch.autograd.grad(output.sum(), wanted)
     assert all(torch.isfinite(g).all() and g.shape == t.shape for g, t in zip(grads, wanted, strict=True))
 
@@ -238,8 +242,8 @@ e = aot.empty
 v, a, s, c, best = e(2, 8, 4, 4), e(2, 8), e(2, 4, 4), e(2), e(2, 2, dtype=torch.int16)
 makers = {
     "similarity": lambda x: similarity.forward(v, a, x),
-    "mil": lambda x: mil.forward(v, a, x, x),
-    "mil backward": lambda x: mil.backward(e(2, 2), v, a, e(2, 2), best, e(2, 16), e(2), x, True, True),
+    "mil": lambda x: mil.forward(v, a, x, x, None),
+    "mil backward": lambda x: mil.backward(s, e(2, 2), v, a, s, e(2, 2), best, e(2, 16), e(2), x, 0, True, True),
     "consensus": lambda x: agree(s, s, c, c, None, x, x, 32, 32, "sigmoid", "none", x / 2),
     "boxes": lambda x: masks.rasterize(e(2, int(100 * x), 4), 32, 32, int(50 * x)),
 }
