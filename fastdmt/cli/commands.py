@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from fastdmt.reports.release import export_run, facts_of, import_run
 from fastdmt.reports.report import write_report, write_strip
 from fastdmt.reports.swap import swap
 from fastdmt.runs.checkpoint import last_step
+from fastdmt.runs.folder import read_metrics
 from fastdmt.training.plan import forecast
 from fastdmt.training.trainer import Outcome, Trainer
 from fastdmt_loaders import AVDataset
@@ -76,8 +76,8 @@ def _say_next(outcome: Outcome) -> int:
 
 def best_validation(run: Path) -> float | None:
     """CIoU@0.5 of the step that was kept as the best, 0..1; None where nothing was validated."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    scores = [(line["val_ciou"] + 1e-3 * line["val_auc"], line["val_ciou"]) for line in lines if "val_ciou" in line]
+    lines = [line for line in read_metrics(run) if {"val_ciou", "val_auc"} <= line.keys()]
+    scores = [(line["val_ciou"] + 1e-3 * line["val_auc"], line["val_ciou"]) for line in lines]
     return max(scores)[1] if scores else None
 
 

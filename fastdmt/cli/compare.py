@@ -30,12 +30,21 @@ from fastdmt.evaluation.evaluate import validate, view_of
 from fastdmt.files import write_text
 from fastdmt.models.pair import load
 from fastdmt.names import ALGORITHMS
-from fastdmt.runs.folder import free_names
+from fastdmt.runs.folder import free_names, read_metrics
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
 from fastdmt_loaders import eval_batches
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
+COLUMNS = {
+    "ciou": "CIoU@0.5",
+    "auc": "AUC",
+    "ciou_adaptive": "CIoU adaptive",
+    "ciou_one": "teacher A alone",
+    "ciou_students": "students",
+    "ciou_shuffled": "sounds shuffled",
+    "silence": "silence marks",
+}
 # Settings that stage 1 does not read: variants that differ in these alone share it.
 STAGE_2 = {f.name for f in dataclasses.fields(PseudoLabelConfig)} - {
     *("foreground", "negatives", "negative_weight", "lambda_warmup", "supervised_loss")
@@ -144,10 +153,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         warmed.setdefault(stage_1, run)
     done = run / f"compare-{split}.json"
     if done.is_file():
-        try:
-            return json.loads(done.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FastDMTError(f"{done} is damaged ({error}); remove it, and the run is measured again") from None
+        return read_measured(done)
     CONSOLE.rule(f"{name}, seed {cfg.seed}" + (f", {cfg.data.labels} labels" if cfg.data.labels else ""))
     if not trained(cfg):
         return None
@@ -176,6 +182,19 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
     return row
 
 
+def read_measured(path: Path) -> dict[str, Any]:
+    """What an earlier call found of a run. Raises FastDMTError: it is damaged."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        figures = all(isinstance(row[key], (int, float)) for key in (*COLUMNS, "blind", "cap"))
+        if figures and isinstance(row["curves"], dict):
+            return row
+        reason = "a figure is none"
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+    raise FastDMTError(f"{path} is damaged ({reason}); remove it, and the run is measured again")
+
+
 def values(runs: list[dict[str, Any]], key: str = "ciou") -> list[float]:
     """One measure of every seed, in percent."""
     return [100 * run[key] for run in runs]
@@ -183,7 +202,7 @@ def values(runs: list[dict[str, Any]], key: str = "ciou") -> list[float]:
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Named series of metrics.jsonl over stage 2, (step of that stage, value); those never logged are left out."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(run)
     before = max((line["step"] for line in lines if line["stage"] == WARMUP), default=0)
     out: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
@@ -195,23 +214,14 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def comparison_table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
     """Mean and standard deviation over seeds, in percent."""
-    columns = {
-        "ciou": "CIoU@0.5",
-        "auc": "AUC",
-        "ciou_adaptive": "CIoU adaptive",
-        "ciou_one": "teacher A alone",
-        "ciou_students": "students",
-        "ciou_shuffled": "sounds shuffled",
-        "silence": "silence marks",
-    }
     any_row = next(iter(rows.values()))[0]
     out = Table(
         title=f"{split} items, absolute threshold, mean and standard deviation over {len(next(iter(rows.values())))} "
         f"seeds; blind disc {100 * any_row['blind']:.1f}, cap {100 * any_row['cap']:.1f}"
     )
     out.add_column("")
-    for title in columns.values():
+    for title in COLUMNS.values():
         out.add_column(title, justify="right")
     for name, runs in rows.items():
-        out.add_row(Text(name), *(differences.mean_and_deviation(values(runs, key)) for key in columns))
+        out.add_row(Text(name), *(differences.mean_and_deviation(values(runs, key)) for key in COLUMNS))
     return out

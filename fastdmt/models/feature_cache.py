@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fastdmt.console import bar
 from fastdmt.data.run_data import Data
+from fastdmt.errors import FastDMTError
 from fastdmt.models.localizer import Localizer
 from fastdmt_loaders import AVDataset, Batch, EvalBatch, Plan, View, augment
 from fastdmt_loaders.batch import RawBatch
@@ -61,10 +62,15 @@ class Features:
         self.visual = localizers[0].visual
         self.audio = {x.front_end: x.audio for x in localizers if any(m is x.audio for m in frozen)}
         self.folder = folder.expanduser() / self._key()
-        if not (self.folder / "meta.json").is_file():
+        if not self.folder.exists():
             self._make(progress)
-        names = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))["arrays"]
-        self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in names}
+        try:
+            names = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))["arrays"]
+            self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in names}
+            if any(array.shape[:2] != (crops, len(self.table)) for array in self.arrays.values()):
+                raise ValueError("of another size")
+        except Exception as error:  # of a damaged header anything
+            raise FastDMTError(f"{self.folder} holds no whole features ({error}); remove it") from None
 
     @classmethod
     def of_run(

@@ -203,6 +203,21 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise FastDMTError(f"{folder / 'state.pt'} cannot be read ({_reason(error)}); restore it from a copy") from None
 
 
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What a training put beside its tensors; see `Trainer.state_dict`. Raises FastDMTError: it is something else."""
+    state = read_state(folder)
+    try:
+        random = [rng["cpu"] for rng in state["rng"]]
+        numbers = [state["best"], *state["best_warmup"]]
+        good = random and all(isinstance(r, Tensor) and r.dtype == torch.uint8 for r in random)
+        good = good and isinstance(state["done"], int) and isinstance(state["stage"], str)
+        if good and all(isinstance(number, (int, float)) for number in numbers):
+            return state
+    except (LookupError, TypeError):
+        pass
+    raise FastDMTError(f"{folder / 'state.pt'} holds no progress of a training; restore it from a copy")
+
+
 def load_into(folder: Path, tensors: dict[str, Tensor], world: World | None = None) -> None:
     """Fill tensors, sharded or not, with what a checkpoint holds under their names.
 

@@ -66,6 +66,27 @@ def absolute(cfg: TrainConfig) -> TrainConfig:
     return replace(cfg, warm_from=warm_from, data=replace(cfg.data, root=cfg.data.root.absolute()))
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl: "step", "stage" and numbers. What a crash or a full disk spoiled is left out."""
+    path, lines = run / "metrics.jsonl", []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if (
+            not isinstance(line, dict)
+            or not isinstance(line.get("stage"), str)
+            or not isinstance(line.get("step"), int)
+        ):
+            continue
+        numbers = [value for name, value in line.items() if name != "stage"]
+        # Integers beyond 64 bits are damage, and no float can hold them.
+        if all(isinstance(n, float) or (isinstance(n, int) and abs(n) < 2**63) for n in numbers):
+            lines.append(line)
+    return lines
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Settings that differ and move numbers, as "name was old and is now new"; both of one dataclass of config.py."""
     out = []

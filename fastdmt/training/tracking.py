@@ -16,6 +16,7 @@ from rich.console import Console
 from fastdmt.console import Meter, one_line, say
 from fastdmt.errors import FastDMTError
 from fastdmt.files import cannot_write, write_text
+from fastdmt.runs.folder import read_metrics
 
 LOG = logging.getLogger("fastdmt")
 LOSSES = ("loss", "supervised", "contrastive")  # what is no share and so no percentage
@@ -206,16 +207,9 @@ class Observer:
         self.handler.close()
 
     def _drop_lines_after(self, step: int) -> None:
-        if not self.metrics.is_file():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                break  # a line cut by a crash
-        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+        if self.metrics.is_file():
+            kept = [line for line in read_metrics(self.run) if line["step"] <= step]
+            write_text(self.metrics, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def _log(self, text: str, *values: Any) -> None:
         with writing(self.run / "train.log"):

@@ -374,7 +374,7 @@ class Trainer:
         """
         tensors = self.state_dict()["tensors"]
         checkpoint.load_into(folder, tensors, self.world)  # in place: shards stay shards
-        progress = checkpoint.read_state(folder)
+        progress = checkpoint.read_progress(folder)
         streams = progress["rng"]
         if self.queue and len(streams) == self.world.size:  # else it begins empty: its rows are another shape
             tensors |= checkpoint.load_tensors(folder, (f"queue.{self.world.rank}.",))

@@ -153,11 +153,18 @@ def _content(path: Path) -> tuple[str, bytes]:
     data = read_file(path, "file of boxes")
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return str(path), data
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        held = [i for i in archive.infolist() if i.filename.lower().endswith((".json", ".xml", ".csv"))]
-        if len(held) != 1 or held[0].file_size > MAX_BYTES:
-            raise DataError(f"{path}: holds {len(held)} files of boxes; unpack it and name one")
-        return f"{path}:{held[0].filename}", archive.read(held[0])
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            held = [i for i in archive.infolist() if i.filename.lower().endswith((".json", ".xml", ".csv"))]
+            if len(held) != 1 or held[0].file_size > MAX_BYTES:
+                raise DataError(f"{path}: holds {len(held)} files of boxes; unpack it and name one")
+            return f"{path}:{held[0].filename}", archive.read(held[0])
+    except DataError:
+        raise
+    except Exception as error:  # damage, a password, a method of compression that Python lacks
+        raise DataError(
+            f"{path}: cannot be unpacked ({str(error)[:100]}); unpack it yourself and name the file"
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------ one form each

@@ -1,12 +1,13 @@
 """Rows of a comparison: algorithms, variants, budgets, and which runs are the same run."""
 
 import dataclasses
+import json
 
 import pytest
 from tiny_runs import tiny
 
 from fastdmt.cli.commands import evaluation
-from fastdmt.cli.compare import STAGE_2, digest, one_run, parse_budgets, variants
+from fastdmt.cli.compare import COLUMNS, STAGE_2, digest, one_run, parse_budgets, read_measured, variants
 from fastdmt.cli.main import parse
 from fastdmt.errors import FastDMTError
 from fastdmt.models.pair import load
@@ -85,3 +86,17 @@ def test_a_row_holds_what_eval_says_of_each_map(tmp_path):
     model = load(next(tmp_path.glob("run/dmt-0-*")), "last")
     for key, source in (("ciou", "teachers"), ("ciou_one", "A"), ("ciou_students", "students")):
         assert row[key] == evaluation(model, source=source).summary["absolute"]["ciou"], source
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[1]", '{"ciou": 0.5}', "[" * 5000, "\x00"])
+def test_a_damaged_measurement_is_named(tmp_path, text):
+    path = tmp_path / "compare-val.json"
+    path.write_text(text)
+    with pytest.raises(FastDMTError, match=f"{path} is damaged .*remove it"):
+        read_measured(path)
+    row = dict.fromkeys([*COLUMNS, "blind", "cap"], 0.25) | {"curves": {}}
+    path.write_text(json.dumps(row))
+    assert read_measured(path) == row
+    path.write_text(json.dumps(row | {"auc": "high"}))
+    with pytest.raises(FastDMTError, match="a figure is none"):
+        read_measured(path)

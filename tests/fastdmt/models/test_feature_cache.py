@@ -149,3 +149,16 @@ def test_maps_of_frozen_encoders_look_once_and_say_the_same(files, tmp_path):
                 torch.testing.assert_close(s, localizer.eval()(frames, sound[localizer.front_end]).map)
     other = torch.randn(2, 3, 64, 64)
     assert not torch.equal(model.cosines(other, sound)[0], first[0])
+
+
+@pytest.mark.parametrize("name", ["meta.json", "weak.npy"])
+def test_kept_features_that_are_not_whole_are_named(files, tmp_path, name):
+    cfg = frozen(files, tmp_path)
+    folder = features_of(cfg)[0].folder
+    kept = (folder / name).read_bytes()
+    for content in (b"", b"{", b'{"arrays": ["absent"]}', kept[: len(kept) // 2]):
+        (folder / name).write_bytes(content)
+        with pytest.raises(FastDMTError, match=f"{folder} holds no whole features.*remove it"):
+            features_of(cfg)
+    (folder / name).write_bytes(kept)
+    assert features_of(cfg)[0].arrays["weak"].shape[0] == 2

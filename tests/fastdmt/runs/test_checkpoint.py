@@ -222,3 +222,35 @@ def test_spoiled_weights_are_refused_by_every_command(whole, tmp_path):
     for words in (["eval", run], ["predict", run, frame, sound], ["predict", run, video], ["export", run, "out"]):
         line = refused(*words)
         assert "best.safetensors" in line and "teachers.0.affine is not finite" in line
+
+
+PROGRESS = {
+    "stage": "unbiased",
+    "done": 4,
+    "best": 0.5,
+    "best_warmup": [0.1, 0.2],
+    "rng": [{"cpu": torch.get_rng_state()}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": None},
+        {"done": "4"},
+        {"best": None},
+        {"best_warmup": 0.1},
+        {"best_warmup": ["a"]},
+        {"rng": []},
+        {"rng": [{"gpu": 1}]},
+        {"rng": [{"cpu": [1, 2]}]},
+        {"rng": None},
+    ],
+)
+def test_a_state_that_is_no_progress_is_named(tmp_path, change):
+    torch.save(PROGRESS, tmp_path / "state.pt")
+    assert checkpoint.read_progress(tmp_path)["done"] == 4
+    for state in (PROGRESS | change, {k: v for k, v in PROGRESS.items() if k not in change}, [1], 3):
+        torch.save(state, tmp_path / "state.pt")
+        with pytest.raises(FastDMTError, match=r"state\.pt holds no progress of a training"):
+            checkpoint.read_progress(tmp_path)

@@ -6,11 +6,15 @@ import typing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from fastdmt.cli.commands import best_validation
+from fastdmt.cli.compare import curves
 from fastdmt.config import TrainConfig, moves_numbers, to_dict
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
-from fastdmt.runs.folder import open_run
+from fastdmt.runs.folder import open_run, read_metrics
+from fastdmt.training.tracking import Observer
 
 # Values that the checks of a configuration accept; every other field takes the next number or another choice.
 FITTING = {
@@ -93,3 +97,29 @@ def test_the_same_folder_by_another_name_goes_on(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(old)))
     monkeypatch.chdir(tmp_path)
     open_run(changed(dataclasses.replace(old, resume=True), "data.root", tmp_path / "data"), first=True)
+
+
+def test_a_log_with_spoiled_lines_keeps_the_others(tmp_path):
+    good = [
+        {"step": 1, "stage": "warm-up", "loss": 0.5},
+        {"step": 2, "stage": "unbiased", "loss": float("inf"), "val_ciou": 0.25, "val_auc": 0.125},
+    ]
+    spoiled = ["", "{", "null", "[1, 2]", '{"step": "1", "stage": "unbiased"}', '{"step": 3}', "\x00" * 50, "[" * 5000]
+    spoiled += [
+        '{"step": 1, "stage": "unbiased", "val_ciou": "high"}',
+        '{"step": 1, "sta',
+        f'{{"step": {9 * 10**400}}}',
+    ]
+    spoiled += [f'{{"step": 1, "stage": "unbiased", "val_ciou": {10**400}}}']
+    lines = [*spoiled, json.dumps(good[0]), *spoiled, json.dumps(good[1]), *spoiled]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\xfe\n")
+    assert read_metrics(tmp_path) == good
+    assert best_validation(tmp_path) == 0.25 and curves(tmp_path) == {"val_ciou": [(1, 0.25)]}
+    observer = Observer(tmp_path, Console(quiet=True), "jsonl")
+    observer.open(1)  # a run that is resumed writes it anew, without them and without what it will say again
+    observer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(good[0]) + "\n"
+
+
+def test_a_run_without_a_log_has_no_lines(tmp_path):
+    assert read_metrics(tmp_path) == []

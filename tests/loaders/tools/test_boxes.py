@@ -144,6 +144,26 @@ def test_a_zip_of_an_export_is_read(root, tmp_path):
         convert(tmp_path / "two.zip", root, force=True)
 
 
+@pytest.mark.parametrize("damage", ["content", "method", "password"])
+def test_a_zip_that_cannot_be_unpacked_is_named(root, tmp_path, damage):
+    path = tmp_path / "task.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations.xml", CVAT)
+    data = bytearray(path.read_bytes())
+    local, central = data.index(b"PK\x03\x04"), data.index(b"PK\x01\x02")
+    if damage == "content":
+        start = local + 30 + len("annotations.xml")
+        data[start : start + 20] = b"\xff" * 20
+    if damage == "method":
+        data[local + 8] = data[central + 10] = 99
+    if damage == "password":
+        data[local + 6] |= 1
+        data[central + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"{path}: cannot be unpacked"):
+        convert(path, root)
+
+
 def test_flickr_xml_is_copied_for_the_clips_that_are_there(root, tmp_path):
     xml = "<a><p><bbox><n>x</n><xmin>64</xmin><ymin>0</ymin><xmax>128</xmax><ymax>256</ymax></bbox></p></a>"
     (tmp_path / "xml" / "Annotations").mkdir(parents=True)
