@@ -15,7 +15,7 @@ from fastdmt.data.run_data import open_files, relocate, test_pairs, trained_ids
 from fastdmt.distributed.processes import World, start
 from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
-from fastdmt.evaluation.suites import SuiteResult, run_suite
+from fastdmt.evaluation.suites import SuiteResult, leak_notes, leaks, run_suite
 from fastdmt.evaluation.test_time import with_options
 from fastdmt.models.graph import write_graph
 from fastdmt.models.pair import Model, load
@@ -150,12 +150,15 @@ def save_evaluation(
     facts = {"weights": "best by validation" if weights == "best" else "last step"} | facts_of(model.cfg)
     if result.options:
         facts["test-time options"] = ", ".join(result.options)
-    if suite and suite.warnings:
-        facts["note"] = "; ".join(suite.warnings)
+    notes = suite.warnings if suite else leak_notes(result, leaks(result.pairs, trained_ids(model.cfg.run)))
+    if notes:
+        facts["note"] = "; ".join(notes)
     published = suite.rows() if suite else ()
     write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
     write_strip(result, out / "strip.png")
     CONSOLE.print(suite.table() if suite else result.table())
+    for line in () if suite else notes:
+        say(CONSOLE, f"note: {line}")
     say(CONSOLE, f"written: {out / 'metrics.json'}, {out / 'report.html'}, {out / 'strip.png'}")
 
 

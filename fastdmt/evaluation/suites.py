@@ -90,17 +90,7 @@ class SuiteResult:
                 f"{len(self.result.pairs):,} of {self.listed:,} listed items are on disk: "
                 "these figures are of another set than the published ones"
             )
-        if self.leaked.any():
-            clean = ~self.leaked & self.result.sounding
-            rest = ", ".join(
-                f"{rule} {100 * metrics.success(self.result.arrays[f'ciou_{rule}'][clean]):.1f}"
-                for rule in metrics.RULES
-            )
-            out.append(
-                f"{int(self.leaked.sum()):,} items were in the training lists; CIoU@0.5 on the other "
-                f"{int(clean.sum()):,}: {rest}"
-            )
-        return out
+        return out + leak_notes(self.result, self.leaked)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(method, CIoU@0.5 and, of ours, AUC, protocol), grouped by protocol; ours, cap and blind disc in each."""
@@ -131,6 +121,27 @@ class SuiteResult:
             before = kind
             table.add_row(method, score, protocol, style="bold" if method == "ours" else "")
         return Group(table, *(f"note: {line}" for line in self.warnings), self.result.table())
+
+
+def leaks(pairs: Iterable[Pair], trained: Iterable[str]) -> np.ndarray:
+    """bool [items]: whether the model was trained on an item's frame or sound."""
+    seen: Collection[str] = set(trained)
+    return np.array([pair.video in seen or pair.audio in seen for pair in pairs], bool)
+
+
+def leak_notes(result: Result, leaked: np.ndarray) -> list[str]:
+    """How many items the model was trained on, and the figures of the others; nothing where there are none."""
+    if not leaked.any():
+        return []
+    clean = ~leaked & result.sounding
+    if not clean.any():
+        return [f"all {int(result.sounding.sum()):,} sounding items were in the training lists: no figure is left"]
+    rest = ", ".join(
+        f"{rule} {100 * metrics.success(result.arrays[f'ciou_{rule}'][clean]):.1f}" for rule in metrics.RULES
+    )
+    return [
+        f"{int(leaked.sum()):,} items were in the training lists; CIoU@0.5 on the other {int(clean.sum()):,}: {rest}"
+    ]
 
 
 def suite_pairs(dataset: AVDataset, name: str, lists: str | Path | None = None) -> tuple[list[Pair], int]:
@@ -190,6 +201,4 @@ def run_suite(
         FastDMTError, DataError: see `suite_pairs` and `evaluate`.
     """
     pairs, listed = suite_pairs(dataset, name, lists)
-    seen: Collection[str] = set(trained)
-    leaked = np.array([pair.video in seen or pair.audio in seen for pair in pairs], bool)
-    return SuiteResult(name, evaluate(model, dataset, pairs, name=name, **options), listed, leaked)
+    return SuiteResult(name, evaluate(model, dataset, pairs, name=name, **options), listed, leaks(pairs, trained))

@@ -9,6 +9,7 @@ from tones import PLACES, name, write_data
 
 import fastdmt
 from fastdmt.cli.main import main
+from fastdmt.evaluation.metrics import RULES
 from fastdmt.training.trainer import Trainer
 
 
@@ -41,6 +42,24 @@ def test_eval_reports_the_run_and_its_list(run, tmp_path):
     some = json.loads((tmp_path / "some" / "metrics.json").read_text())
     same = {i["video"]: i["ciou_median"] for i in content["items"]}
     assert {i["video"]: i["ciou_median"] for i in some["items"]} == {k: same[k] for k in few.read_text().split()}
+
+
+def test_an_own_list_with_clips_of_the_training_is_told(run, tmp_path, capsys):
+    """As when test.csv changed since the training: the figures of the others stand beside the whole."""
+    test = (run / "lists" / "test.txt").read_text().split()[:3]
+    trained = (run / "lists" / "train_unlabelled.txt").read_text().split()[:2]
+    for ids in (test, test + trained, trained):
+        (tmp_path / "list.txt").write_text("\n".join(ids))
+        call("eval", run, "--list", tmp_path / "list.txt", "--out", tmp_path / "out")
+        said, page = " ".join(capsys.readouterr().out.split()), (tmp_path / "out" / "report.html").read_text()
+        if ids == test:
+            summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
+            assert "training lists" not in said + page
+            continue
+        others = ", ".join(f"{rule} {100 * summary[rule]['ciou']:.1f}" for rule in RULES)
+        whole = f"2 items were in the training lists; CIoU@0.5 on the other 3: {others}"
+        expected = whole if ids != trained else "all 2 sounding items were in the training lists"
+        assert f"note: {expected}" in said and expected in page
 
 
 def test_suite_on_the_command_line_has_published_rows_leaks_and_its_own_folder(run, tmp_path, capsys):
