@@ -36,6 +36,8 @@ def with_options(base: TrainConfig, options: str, what: str) -> TrainConfig:
         words = arguments.current(shlex.split(options))
         with contextlib.redirect_stderr(io.StringIO()):  # where tyro explains itself in many lines
             return tyro.cli(tyro.conf.OmitArgPrefixes[TrainConfig], args=words, default=base, console_outputs=False)
+    except FastDMTError as error:
+        raise FastDMTError(f"{what}: {error}") from None
     except (SystemExit, ValueError) as error:
         raise FastDMTError(f"{what}: {options.strip()!r} are not options of train; see fastdmt train --help") from error
 
@@ -52,7 +54,10 @@ def read_settings(path: Path, name: str | None = None, trust_localizer: str | No
         FastDMTError: no such file, of another kind, broken, or with a setting that does not exist or does not fit.
     """
     content = _content(path)
-    base = preset(str(name or content.get("preset") or "demo"))
+    try:
+        base = preset(str(name or content.get("preset") or "demo"))
+    except FastDMTError as error:
+        raise FastDMTError(f"{path}: {error}") from None
     known = {option: value for option, value, _ in fields(base)}
     settings = []
     for key, value in _flat(content):

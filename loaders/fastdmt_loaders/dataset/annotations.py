@@ -114,6 +114,15 @@ def read_flickr_xml(path: str | Path) -> Annotation:
         raise DataError(f"{path}: cannot be read as Flickr-SoundNet boxes ({error}); mend or remove it") from error
 
 
+def packed_annotation(boxes: list, rule: str) -> Annotation:
+    """Boxes as `pack` wrote them, clean. Raises ValueError, TypeError: they are not."""
+    array = np.array(boxes, np.float64).reshape(-1, 4)
+    # NaN fails every comparison.
+    if not ((array >= 0) & (array <= 1)).all() or not (array[:, 2:] > array[:, :2]).all():
+        raise ValueError(f"boxes {str(boxes)[:100]} that are none")
+    return Annotation(array, rule)
+
+
 def truth_map(annotation: Annotation, size: int = 224) -> np.ndarray:
     """The evaluation's ground truth G, float64 [size, size], by the rule of the field's public code.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fastdmt_loaders.batch import pad_boxes
-from fastdmt_loaders.dataset.annotations import MIN_AGREE, Annotation, read_flickr_xml, read_vggss
+from fastdmt_loaders.dataset.annotations import MIN_AGREE, Annotation, packed_annotation, read_flickr_xml, read_vggss
 from fastdmt_loaders.dataset.lists import read_whole
 from fastdmt_loaders.dataset.sampler import philox
 from fastdmt_loaders.dataset.stored import member
@@ -112,7 +112,7 @@ class AVDataset:
                             kind[name[: -len(suffix) - 1]] = member(tar, offset, size, name)
             labels = read_json(self.root / BOXES, "file of boxes")
             found = {
-                rule: {id: Annotation(np.array(box, np.float64).reshape(-1, 4), rule) for id, box in by_id.items()}
+                rule: {id: packed_annotation(boxes, rule) for id, boxes in by_id.items()}
                 for rule, by_id in labels.items()
                 if rule in MIN_AGREE
             }

@@ -105,7 +105,7 @@ def test_what_is_wrong_is_one_line(name, text, says, tmp_path, capsys):
     (tmp_path / name).write_text(text)
     assert main(["train", "--config", str(tmp_path / name)]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and says in lines[0]
+    assert len(lines) == 1 and says in lines[0] and str(tmp_path / name) in lines[0]
 
 
 def test_a_file_that_is_missing_or_meets_resume(tmp_path, capsys):
