@@ -161,6 +161,11 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
         )
     if cfg.batch_unlabelled:
         require(split.train_unlabelled, f"{root}: no unlabelled clip is left; check {cfg.data.train_list}")
+    clips = len({*split.train_labelled, *split.train_unlabelled})
+    require(
+        cfg.optim.batch <= clips,
+        f"--batch {cfg.optim.batch:,} is more than the {clips:,} training clips of {root}: give at most so many",
+    )
     summary = [
         f"{root}: {len(split.train_labelled):,} labelled, {len(split.train_unlabelled):,} unlabelled, "
         f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, MachineError
 
 MAX_BYTES = 1 << 28  # of a list or a JSON file: 256 MiB
+MORE_FILES = "raise the limit with `ulimit -n 65536`, or use fewer --workers"
+MACHINE = {
+    errno.EMFILE: f"too many open files: {MORE_FILES}",
+    errno.ENFILE: "too many open files on this machine: close other programs",
+}
+
+
+def refuse_machine(path: str | Path, error: BaseException) -> None:
+    """Raises MachineError where an error is the machine's fault, so that no file is called broken for it."""
+    if (number := getattr(error, "errno", None)) in MACHINE:
+        raise MachineError(f"{path}: {MACHINE[number]}") from error
 
 
 def read_file(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
@@ -20,6 +32,7 @@ def read_file(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
 
     Raises:
         DataError: it is missing, no plain file, larger than `most`, or cannot be read.
+        MachineError: the machine is at fault.
     """
     try:
         with open(path, "rb") as file:
@@ -29,6 +42,7 @@ def read_file(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such {what}") from error
     except (OSError, ValueError) as error:
+        refuse_machine(path, error)
         raise DataError(
             f"{path}: is no {what} that can be read ({getattr(error, 'strerror', None) or error})"
         ) from error

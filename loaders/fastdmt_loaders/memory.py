@@ -57,13 +57,14 @@ class Turns:
 
     Args:
         shapes: name -> shape and type of a part.
+        shared: with other processes; else it is plain memory.
     """
 
-    def __init__(self, turns: int, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]):
+    def __init__(self, turns: int, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]], shared: bool = True):
         self.turns = turns
-        self.parts = {
-            name: torch.empty((turns, *shape), dtype=dtype).share_memory_() for name, (shape, dtype) in shapes.items()
-        }
+        self.parts = {name: torch.empty((turns, *shape), dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        if shared:
+            self.parts = {name: part.share_memory_() for name, part in self.parts.items()}
 
     def of(self, step: int) -> dict[str, Tensor]:
         """A step's parts."""

@@ -1,10 +1,11 @@
 """Small text files of others: read whole, or one line that names them."""
 
+import errno
 import os
 
 import pytest
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, MachineError
 from fastdmt_loaders.files import read_file, read_json
 
 
@@ -37,3 +38,19 @@ def test_folders_absent_files_and_giants_are_named(tmp_path):
     with pytest.raises(DataError, match="too large for a list"):
         read_file(tmp_path / "giant.txt", "list", most=1 << 20)
     assert len(read_file(tmp_path / "giant.txt", "list")) == 1 << 21
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_no_files_fault(tmp_path, monkeypatch, number):
+    (tmp_path / "a.txt").write_text("a")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(MachineError, match=r"a\.txt: too many open files"):
+        read_file(tmp_path / "a.txt", "list")
+    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk")))
+    with pytest.raises(DataError, match="bad disk") as caught:
+        read_file(tmp_path / "a.txt", "list")
+    assert not isinstance(caught.value, MachineError)

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.files import read_file, refuse_machine
 
+MAX_MEDIA = 1 << 29  # bytes of what is read into memory as a whole, a picture or a member of a tar: 512 MiB
 MEMBER = re.compile(r"(.+\.tar):(\d+)\+(\d+)/([^/]+)", re.DOTALL)
 
 
@@ -31,7 +33,7 @@ def stored(path: str | Path) -> str | io.BytesIO:
     """What to hand to a decoder: the path of a plain file, or the bytes of a member of a tar.
 
     Raises:
-        DataError: it is missing, empty, or the tar ends before it.
+        DataError: it is missing, empty, larger than `MAX_MEDIA` in a tar, or the tar ends before it.
     """
     path = str(path)
     if (found := MEMBER.fullmatch(path)) is None:
@@ -41,24 +43,24 @@ def stored(path: str | Path) -> str | io.BytesIO:
             raise DataError(f"{path}: is empty (0 bytes); replace the file or take its id out of the list")
         return path
     tar, offset, size, _ = found.groups()
+    if int(size) > MAX_MEDIA:
+        raise DataError(f"{path}: is too large for a member of a tar (more than {MAX_MEDIA >> 20} MiB)")
     try:
         with open(tar, "rb", buffering=0) as file:
             file.seek(int(offset))
             data = file.read(int(size))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run `fastdmt data pack` again") from error
+    except (OSError, OverflowError) as error:
+        refuse_machine(path, error)
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); run `fastdmt data pack` again") from error
     if not data or len(data) < int(size):
         raise DataError(f"{path}: the tar ends before it; run `fastdmt data pack` again")
     return io.BytesIO(data)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """All of a file or a member. Raises DataError."""
+    """All of a picture's file or of a member. Raises DataError: as in `stored`, or larger than `MAX_MEDIA`."""
     source = stored(path)
     if isinstance(source, io.BytesIO):
         return source.getvalue()
-    try:
-        with open(source, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); add it or take its id out of the list") from error
+    return read_file(source, "picture", MAX_MEDIA)

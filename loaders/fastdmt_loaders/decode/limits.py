@@ -5,13 +5,14 @@ A limit is no judgement of taste: without it one header of a few bytes takes gig
 
 from __future__ import annotations
 
-import errno
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastdmt_loaders.errors import DataError, MachineError
+from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.files import refuse_machine
 
 MAX_PIXELS = 1 << 27  # of a picture: 0.4 GiB as RGB
 MAX_VIDEO_PIXELS = 1 << 24  # of a video's frame: 4096 x 4096; decoders keep up to 17 of them
@@ -23,16 +24,11 @@ DECODE_SECONDS = 60.0  # of this thread's own time, for one picture or one sound
 WAIT_SECONDS = 60.0  # for a disk or network that does not answer
 MEND = "replace the file or take its id out of the list"
 
-_MACHINE = {
-    errno.EMFILE: "too many open files: raise the limit with `ulimit -n 65536`, or use fewer workers",
-    errno.ENFILE: "too many open files on this machine: close other programs",
-}
-
 
 def reason(error: BaseException) -> str:
     """The first line of what an error says."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return re.sub(r" <\S+ object at 0x\w+>", "", lines[0]) if lines else type(error).__name__
 
 
 @contextmanager
@@ -48,18 +44,20 @@ def decoding(path: str | Path, what: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        if (number := getattr(error, "errno", None)) in _MACHINE:
-            raise MachineError(f"{path}: {_MACHINE[number]}") from error
+        refuse_machine(path, error)
         raise DataError(f"{path}: cannot be decoded as {what} ({reason(error)}); {MEND}") from error
 
 
 def check_pixels(path: str | Path, width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raises DataError for a picture of more pixels or a longer side than a decoder should be asked for."""
     if width * height > most or max(width, height) > MAX_SIDE:
-        raise DataError(
-            f"{path}: {width} x {height} pixels are too many (at most {most:,} in all, {MAX_SIDE:,} a side); "
-            "make it smaller"
-        )
+        raise too_many_pixels(path, f"{width} x {height}", most)
+
+
+def too_many_pixels(path: str | Path, count: str, most: int = MAX_PIXELS) -> DataError:
+    """The one line for them, whoever noticed."""
+    limit = f"at most {most:,} in all, {MAX_SIDE:,} a side"
+    return DataError(f"{path}: {count} pixels are too many ({limit}); make it smaller")
 
 
 def check_rate(path: str | Path, rate: int, channels: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from fastdmt_loaders.dataset.stored import read_bytes, stored
 from fastdmt_loaders.decode.clips import frame_at, is_clip
-from fastdmt_loaders.decode.limits import MEND, check_pixels, decoding
+from fastdmt_loaders.decode.limits import MEND, check_pixels, decoding, too_many_pixels
 from fastdmt_loaders.errors import DataError
 
 try:
@@ -49,8 +49,7 @@ def decoded(path: str | Path, size: int) -> np.ndarray:
     if is_clip(path):
         return np.array(frame_at(path)[0])
     data = read_bytes(path)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_pixels(path, *image.size)
+    with _opened(io.BytesIO(data), path) as image:
         if image.format == "JPEG":
             # Halved by the decoder, it stays within 2 grey levels of the full picture.
             scale = min(image.width, image.height) / (DRAFT * size)
@@ -77,12 +76,21 @@ def read_picture(path: str | Path, at_most: int = 0) -> Image.Image:
         if is_clip(path):
             picture = frame_at(path)[0]
         else:
-            with Image.open(stored(path), formats=FORMATS) as image:
-                check_pixels(path, *image.size)
+            with _opened(stored(path), path) as image:
                 picture = upright_rgb(image, path)
         if at_most and max(picture.size) > at_most:
             picture.thumbnail((at_most, at_most), Image.Resampling.LANCZOS)
         return picture
+
+
+def _opened(source: str | io.BytesIO, path: str | Path) -> Image.Image:
+    """The picture before it is decoded. Raises DataError: beyond the limits; what else PIL raises passes through."""
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # PIL's own limit, beyond ours
+        raise too_many_pixels(path, f"more than {2 * Image.MAX_IMAGE_PIXELS:,}") from error
+    check_pixels(path, *image.size)
+    return image
 
 
 def upright_rgb(image: Image.Image, path: str | Path) -> Image.Image:

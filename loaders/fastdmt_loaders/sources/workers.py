@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -18,9 +22,11 @@ from fastdmt_loaders.dataset.sampler import Plan
 from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError, MachineError
+from fastdmt_loaders.files import MACHINE, MORE_FILES
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+DESCRIPTORS = 12  # open files that one loader process may need here: its queues, and the tensors that it hands over
 SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
 
 
@@ -112,12 +118,12 @@ class WorkerSource(Dataset, Generic[Read]):
         loader = DataLoader(
             self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
         )
-        batches = iter(loader)
+        _require_descriptors(self.workers)
+        with _told():
+            batches = iter(loader)
         while True:
-            try:
+            with _told():
                 batch = next(batches)
-            except (RuntimeError, OSError) as error:
-                raise _told(error) from error
             if isinstance(batch, DataError):
                 raise batch
             yield batch
@@ -135,7 +141,8 @@ class ShowingSource:
     def batches(self, step: int) -> Iterator[ShownBatch]:
         """A batch's frames are to be read before the next one is asked for."""
         # The loader asks for another batch as it hands one out, and none is asked for while that one is being read.
-        turns = memory.Turns(self.workers * self.prefetch + 1, self._shapes())
+        with _told():
+            turns = memory.Turns(self.workers * self.prefetch + 1, self._shapes(), shared=self.workers > 0)
         source = WorkerSource(partial(self._show, turns), self.workers, self.prefetch, pin=False)
         for batch in source.batches(step):
             parts = turns.of(batch.step)
@@ -171,14 +178,26 @@ class ShowingSource:
         return shown
 
 
-def _told(error: Exception) -> Exception:
-    """What became of the worker processes, in one line; other errors as they are."""
-    text = str(error)
-    if "DataLoader worker" in text or "No space left" in text or "unable to write to file" in text:
-        return MachineError(
-            "a loader process was killed or had no room: give the machine more memory, /dev/shm more space (docker run "
-            "--shm-size 8g), or use fewer --workers; 0 needs neither"
-        )
-    if "Too many open files" in text or "ancdata" in text:
-        return MachineError("too many open files: raise the limit with `ulimit -n 65536`, or use fewer --workers")
-    return error
+def _require_descriptors(workers: int) -> None:
+    """Raises MachineError before the processes start: torch cannot take back those of half a pool."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = len(os.listdir("/dev/fd")) + workers * DESCRIPTORS
+    if workers and limit != resource.RLIM_INFINITY and limit < needed:
+        raise MachineError(f"{workers} loader processes need {needed} open files, {limit} are allowed: {MORE_FILES}")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What became of the worker processes, in one line; other errors as they are. Raises MachineError."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        text = str(error)
+        if "Too many open files" in text or "ancdata" in text:
+            raise MachineError(MACHINE[errno.EMFILE]) from error
+        if any(sign in text for sign in ("DataLoader worker", "No space left", "unable to write to file")):
+            raise MachineError(
+                "a loader process was killed or had no room: give the machine more memory, /dev/shm more space (docker "
+                "run --shm-size 8g), or use fewer --workers; 0 needs neither"
+            ) from error
+        raise

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from fastdmt_loaders.dataset.annotations import MIN_AGREE
 from fastdmt_loaders.dataset.dataset import BOXES, CATALOGUE, AVDataset
+from fastdmt_loaders.dataset.stored import MAX_MEDIA
 from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.files import read_file
 from fastdmt_loaders.parallel import Progress, parallel_map
 
 
@@ -161,8 +163,7 @@ def _write_shard(out: str, job: tuple[str, list[_Record]]) -> None:
         for record in records:
             item = {"__key__": record.id, "json": json.dumps(record.label).encode()}
             for source in (record.frame, record.sound):
-                with open(source, "rb") as media:
-                    item[os.path.splitext(source)[1][1:].lower()] = media.read()
+                item[os.path.splitext(source)[1][1:].lower()] = read_file(source, "member of a shard", MAX_MEDIA)
             writer.write(item)
     lines: dict[str, list[str]] = {}
     with tarfile.open(f"{path}.part") as tar:

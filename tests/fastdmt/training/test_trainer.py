@@ -270,6 +270,15 @@ def test_one_labelled_clip_is_enough(data, tmp_path, algorithm):
     assert load(cfg.run)
 
 
+def test_a_batch_of_more_clips_than_there_are_is_refused(data, tmp_path):
+    clips = len({*(data / "train.txt").read_text().split(), *(data / "labelled.txt").read_text().split()})
+    for algorithm in ("dmt", "supervised"):
+        line = refused(*run_args(data, tmp_path, "--algorithm", algorithm, "--batch", 10**9))
+        assert f"--batch 1,000,000,000 is more than the {clips} training clips of {data}" in line
+    cfg = tiny(data, tmp_path / "fits")
+    train(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, batch=clips, warmup_steps=1, steps=1)))
+
+
 def test_a_step_of_one_clip_is_refused(data, tmp_path):
     assert "less than two" in refused(
         *run_args(data, tmp_path, "--algorithm", "supervised", "--batch", "4", "--labelled-share", "0.25")

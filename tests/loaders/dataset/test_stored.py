@@ -1,5 +1,7 @@
 """Shards through the loaders: the same batches as from the folders they were packed from."""
 
+import json
+import os
 from itertools import islice
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 
 from fastdmt_loaders import AVDataset, DataError, Plan, View, make_loader, make_split
-from fastdmt_loaders.dataset.stored import member, read_bytes, stored
+from fastdmt_loaders.dataset import stored as module
+from fastdmt_loaders.dataset.stored import MAX_MEDIA, member, read_bytes, stored
 from fastdmt_loaders.tools.pack import pack
 
 pytest.importorskip("webdataset")
@@ -60,6 +63,19 @@ def test_faults_of_shards_are_named(field_root, tmp_path):
         stored(dataset.sound_path(last))
     with pytest.raises(DataError, match="packed with vggss"):
         AVDataset(root, annotations="flickr")
+    whole = json.loads((root / "boxes.json").read_text())
+    for box in (
+        [0.1, 0.2, 0.5, float("nan")],
+        [0.5, 0.2, 0.1, 0.8],
+        [0, 0, 1, 1.5],
+        [-0.1, 0, 1, 1],
+        [0, 0, 1],
+        ["a"] * 4,
+    ):
+        changed = {"vggss": whole["vggss"] | {last: [[0.0, 0.0, 1.0, 1.0], box]}}
+        (root / "boxes.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="incomplete shards"):
+            AVDataset(root)
     (root / "boxes.json").unlink()
     with pytest.raises(DataError, match="incomplete shards"):
         AVDataset(root)
@@ -70,3 +86,26 @@ def test_a_plain_path_that_resembles_a_member_is_told_apart(tmp_path):
     path.write_bytes(b"0123456789")
     assert stored(path) == str(path)
     assert read_bytes(member(str(path), 2, 3, "x.jpg")) == b"234"
+
+
+def test_what_is_read_whole_has_a_limit(field_set, packed, field_root, tmp_path, monkeypatch):
+    """A file of holes takes no room on the disk; 512 MiB of a picture or of a member would take it in memory."""
+    picture = tmp_path / "a.jpg"
+    picture.touch()
+    os.truncate(picture, MAX_MEDIA + 1)
+    with pytest.raises(DataError, match=r"a\.jpg: is too large for a picture \(more than 512 MiB\)"):
+        read_bytes(picture)
+    with pytest.raises(DataError, match=r"a\.jpg: is too large for a member of a tar"):
+        stored(member(str(tmp_path / "x.tar"), 0, MAX_MEDIA + 1, "a.jpg"))
+    id = field_set.ids[0]
+    size = field_set.sound_path(id).stat().st_size
+    shards = AVDataset(packed)
+    monkeypatch.setattr(module, "MAX_MEDIA", size)
+    assert len(stored(shards.sound_path(id)).getvalue()) == size
+    monkeypatch.setattr(module, "MAX_MEDIA", size - 1)
+    with pytest.raises(DataError, match="too large"):
+        stored(shards.sound_path(id))
+    assert stored(field_set.sound_path(id)) == str(field_set.sound_path(id))  # a plain file is read in pieces
+    monkeypatch.setattr("fastdmt_loaders.tools.pack.MAX_MEDIA", size - 1)
+    with pytest.raises(DataError, match="too large for a member of a shard"):
+        pack(field_root, tmp_path / "out", workers=1)

@@ -1,6 +1,8 @@
 """The reader of pictures against PIL's own decoding and resizing, with and without the optional decoder."""
 
 import io
+import struct
+import zlib
 from functools import cache
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from fastdmt_loaders import DataError
 from fastdmt_loaders.decode import pictures
-from fastdmt_loaders.decode.pictures import read_frame, resize
+from fastdmt_loaders.decode.pictures import read_frame, read_picture, resize
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -85,3 +87,19 @@ def test_damage_is_judged_alike(tmp_path, decoder):
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be decoded as a picture"):
         read_frame(tmp_path / "half.jpg", 100)
+
+
+@pytest.mark.parametrize("width, height", [(30_000, 30_000), (13_000, 13_000), (40_000, 1)])
+def test_a_picture_beyond_the_limits_is_refused_by_its_header(tmp_path, width, height):
+    """PIL has a limit of its own, which is told in the same words; neither reader decodes a pixel."""
+    picture = Image.new("L", (8, 8))
+    picture.save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    for read in (lambda path: read_frame(path, 32), read_picture):
+        with pytest.raises(
+            DataError, match=r"a\.png: .* pixels are too many \(at most 134,217,728 in all, 32,768 a side"
+        ):
+            read(tmp_path / "a.png")

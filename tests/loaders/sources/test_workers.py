@@ -1,7 +1,11 @@
 """What becomes of a batch when a worker process dies."""
 
 import os
+import resource
+import shlex
 import signal
+import subprocess
+import sys
 from itertools import islice
 
 import pytest
@@ -23,6 +27,59 @@ def test_a_killed_worker_is_one_line():
         for _ in WorkerSource(dies_at_three, 2, 2, pin=False).batches(0):
             pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[Errno 24] Too many open files", "received 0 items of ancdata"])
+def test_too_few_descriptors_are_the_machines_fault(text):
+    def read(step):
+        raise OSError(24, text) if text.startswith("[") else RuntimeError(text)
+
+    with pytest.raises(MachineError, match=r"ulimit -n 65536.*--workers"):
+        next(WorkerSource(read, 0, 2, pin=False).batches(0))
+
+
+def test_processes_are_not_begun_where_descriptors_lack():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 8, before[1]))
+    try:
+        with pytest.raises(MachineError, match=r"2 loader processes need \d+ open files.*ulimit -n 65536"):
+            next(WorkerSource(dies_at_three, 2, 2, pin=False).batches(0))
+        assert next(WorkerSource(dies_at_three, 0, 2, pin=False).batches(0)) == 0  # without processes they suffice
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert next(WorkerSource(dies_at_three, 2, 2, pin=False).batches(0)) == 0
+
+
+def test_other_errors_are_not_taken_for_the_machines():
+    def read(step):
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        next(WorkerSource(read, 0, 2, pin=False).batches(0))
+
+
+def small_shared_memory(*words) -> subprocess.CompletedProcess:
+    """A command where /dev/shm has 64 KiB, as in a container started without --shm-size."""
+    inside = "mount -t tmpfs -o size=64k tmpfs /dev/shm && exec " + shlex.join(map(str, words))
+    return subprocess.run(["unshare", "-m", "sh", "-c", inside], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_small_shared_memory_is_one_line(field_set, tmp_path):
+    if small_shared_memory("true").returncode:
+        pytest.skip("cannot mount a small disk here")
+    script = tmp_path / "load.py"
+    script.write_text(
+        "import sys\n"
+        "from fastdmt_loaders import AVDataset, Plan, View, make_loader\n"
+        "data = AVDataset(sys.argv[1]); view = View(64, ('waveform',), 1.0)\n"
+        "loader = make_loader(data, [], data.ids, Plan(0, len(data.ids), 0, 6), view, kind='torch', cache='none',"
+        " workers=int(sys.argv[2]))\n"
+        "print(next(iter(loader)).frames_weak.shape)\n"
+    )
+    few, none = (small_shared_memory(sys.executable, script, field_set.root, workers) for workers in (2, 0))
+    assert few.returncode and "MachineError: a loader process was killed or had no room" in few.stderr
+    assert none.returncode == 0 and "6, 3, 64, 64" in none.stdout, none.stderr
 
 
 @pytest.mark.parametrize("augmented", [True, False])
