@@ -6,17 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from one_line import refused
+from safetensors.torch import load_file
 from tiny_runs import QUIET, final, tiny, train
 
 import fastdmt.data.run_data as run_data
 from fastdmt import load
 from fastdmt.cli.main import main
 from fastdmt.errors import FastDMTError
+from fastdmt.evaluation.suites import leaks
 from fastdmt.presets import preset
 from fastdmt.runs import checkpoint
 from fastdmt.runs.settings import load_config
 from fastdmt.training.trainer import Trainer
+from fastdmt_loaders import Pair
 from fastdmt_loaders.tools.demo import make_demo
 
 TINY = ["--size", "32", "--batch", "8", "--warmup-steps", "2", "--steps", "2"]
@@ -229,3 +233,24 @@ def test_id_without_a_sound(data, tmp_path):
         file.write("never_seen_000001\n")
     line = refused(*run_args(data, tmp_path))
     assert "never_seen_000001" in line or clip in line
+
+
+def test_ids_with_blanks_are_known_again_as_trained(files, tmp_path):
+    """Ids with blanks, commas and quotes: split at a blank, none of them would be counted as trained on."""
+    ids = ["a b", "c, d", 'say "e"', " f", "g\u2028h", "# i", "video"]
+    cfg = tiny(files, tmp_path)
+    split = run_data.Split(ids[:4], ids[4:], ["v w"], ["t u"])
+    run_data.Data(run_data.open_files(cfg), split, cfg, []).write_splits(tmp_path)
+    assert run_data.trained_ids(tmp_path) == ids
+    assert leaks([Pair(i, "other", True) for i in ids] + [Pair("a", "b", True)], ids).tolist() == [True] * 7 + [False]
+
+
+def test_a_packed_set_trains_with_defaults(files, tmp_path):
+    pytest.importorskip("webdataset")
+    assert main(["data", "pack", str(files), str(tmp_path / "packed"), "--workers", "1"]) == 0
+    words = [*TINY, "--workers", "0", "--cache", "none"]
+    for data, run in ((files, "plain"), (tmp_path / "packed", "of shards")):
+        assert main(["train", "--data", str(data), "--run", str(tmp_path / run), *words]) == 0
+    assert files_of(tmp_path / "plain") == files_of(tmp_path / "of shards")
+    weights = [load_file(tmp_path / run / "best.safetensors") for run in ("plain", "of shards")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

@@ -165,3 +165,18 @@ def test_bad_input_is_named(root, clips, tmp_path):
         predict(ToneModel(), [clips[".mp4"]], tmp_path / "out", fps=0)
     with pytest.raises(FastDMTError, match="cannot make the folder"):
         predict(ToneModel(), [frame, sound], text / "out")
+
+
+def test_a_video_of_8k_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "large.avi"
+    with av.open(str(path), "w") as out:
+        film, voice = out.add_stream("mjpeg", rate=5), out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        film.width, film.height, film.pix_fmt = 7680, 4320, "yuvj420p"
+        out.mux(film.encode(av.VideoFrame(7680, 4320, "yuvj420p")))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 16000
+        for packet in (*film.encode(None), *voice.encode(sound), *voice.encode(None)):
+            out.mux(packet)
+    with pytest.raises(FastDMTError, match=r"large\.avi: 7680 x 4320 pixels are too many \(at most 16,777,216"):
+        predict(ToneModel(), [path], tmp_path / "out")
+    assert not list(tmp_path.glob("out*/*"))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import time
 
 import numpy as np
@@ -11,10 +12,12 @@ import soundfile
 from PIL import Image
 
 from fastdmt_loaders.dataset.lists import read_list, read_pairs
+from fastdmt_loaders.decode.sound import read_sound
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools import check
 from fastdmt_loaders.tools.check import KINDS, check_root
 from fastdmt_loaders.tools.demo import make_demo
+from fastdmt_loaders.tools.pack import pack
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +270,40 @@ def test_cached_check_of_144k_ids_takes_seconds(tmp_path, monkeypatch):
     report = check_root(tmp_path)
     assert report.cached == 288_000 and report.read == 0
     assert time.process_time() - start < 10  # 2.5 s on an idle machine
+
+
+def test_sounds_that_training_reads_are_sound(root):
+    """GSM 6.10 of telephones, and recorders that wrote a size of 2 or 4 GiB because they could not seek back."""
+    ids = read_list(root / "labelled.txt")
+    path = sound_of(root, ids[0], "wav")
+    soundfile.write(path, 0.1 * np.sin(np.arange(40000) / 9), 8000, subtype="GSM610")
+    for id, size in zip(ids[1:], (0x7FFFF000, 0xFFFFFFFF), strict=False):
+        path = sound_of(root, id, "wav")
+        whole = read_sound(path, (16000,))[16000]
+        data = bytearray(path.read_bytes())
+        data[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF))
+        data[40:44] = struct.pack("<I", size)
+        path.write_bytes(data)
+        np.testing.assert_array_equal(read_sound(path, (16000,))[16000], whole)
+    report = check_root(root, workers=1)
+    assert not report.fatal, report.lines()
+
+
+def test_a_packed_set_is_checked(root, tmp_path):
+    pytest.importorskip("webdataset")
+    packed = pack(root, tmp_path / "packed", workers=1).root
+    report = check_root(packed, workers=1, out=tmp_path / "clean")
+    assert not report.fatal and report.read == 66, report.lines()
+    tar = next(packed.glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    assert "undecodable" in check_root(packed, workers=1, out=tmp_path / "clean").counts
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "{", "1", '{"seconds": 3.0, "files": null}', '{"seconds": 3.0, "files": {"a": 1}}']
+)
+def test_results_that_are_none_are_read_anew(root, text):
+    first = check_root(root, workers=1)
+    (root / ".fastdmt-check.json").write_text(text)
+    again = check_root(root, workers=1)
+    assert again.read == first.read and again.problems == first.problems

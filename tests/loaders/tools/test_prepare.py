@@ -12,6 +12,7 @@ from PIL import Image
 from fastdmt_loaders.dataset.annotations import read_vggss
 from fastdmt_loaders.dataset.dataset import AVDataset
 from fastdmt_loaders.dataset.lists import read_list
+from fastdmt_loaders.decode.pictures import read_frame, read_picture
 from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.tools.demo import make_demo
 from fastdmt_loaders.tools.prepare import prepare
@@ -140,3 +141,51 @@ def test_what_cannot_be_done_is_refused(tmp_path):
     shutil.copy(tmp_path / "in" / "a.mp4", tmp_path / "in" / "a.mkv")
     with pytest.raises(DataError, match="same id"):
         prepare(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["16-bit png", "16-bit tiff", "grey and alpha", "palette", "turned jpeg", "cmyk jpeg"])
+def test_every_reader_sees_the_picture_that_training_sees(tmp_path, kind):
+    """A ramp from black to white: its mean is 127.5 in whatever form it is stored, and its bright side stays."""
+    grey = np.tile(np.linspace(0, 255, 600).astype(np.uint8), (400, 1))
+    picture, suffix, options = Image.fromarray(grey), ".png", {}
+    if kind.startswith("16"):
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+        options = {"format": "TIFF"} if "tiff" in kind else {}  # by content, whatever the suffix says
+    elif kind == "grey and alpha":
+        picture = Image.merge("LA", (picture, Image.new("L", picture.size, 9)))
+    elif kind == "palette":
+        picture = picture.convert("P")
+    elif kind == "turned jpeg":
+        turned = Image.Exif()
+        turned[0x0112] = 3  # upside down: what is stored at the right is shown at the left
+        suffix, options, picture = (
+            ".jpg",
+            {"exif": turned, "quality": 95},
+            picture.transpose(Image.Transpose.ROTATE_180),
+        )
+    else:
+        suffix, options, picture = ".jpg", {"quality": 95}, picture.convert("RGB").convert("CMYK")
+    source = tmp_path / "in"
+    for folder in ("frames", "audio"):
+        (source / folder).mkdir(parents=True)
+    path = source / "frames" / f"a{suffix}"
+    picture.save(path, **options)
+    soundfile.write(source / "audio" / "a.wav", np.zeros(48000), 16000)
+    assert not prepare(source, tmp_path / "out", workers=1).failed
+    seen = {
+        "training": read_frame(path, 64),
+        "prepared": np.asarray(Image.open(tmp_path / "out" / "frames" / "a.jpg")),
+        "predict and report": np.asarray(read_picture(path)),
+    }
+    for who, pixels in seen.items():
+        assert abs(pixels.mean() - 127.5) < 2, who
+        assert pixels[:, : pixels.shape[1] // 8].mean() < 25 and pixels[:, -pixels.shape[1] // 8 :].mean() > 230, who
+
+
+def test_videos_whose_names_look_like_addresses_are_found_from_their_own_folder(tmp_path, monkeypatch):
+    """By a relative path FFmpeg would take `12` for a protocol."""
+    film(tmp_path / "videos" / "12:30 talk.mp4", 6)
+    monkeypatch.chdir(tmp_path / "videos")
+    report = prepare(".", "../out", workers=1)
+    assert (report.done, report.failed) == (1, [])
+    assert number_of_frame(tmp_path / "out" / "frames" / "12:30 talk.jpg") == 50
