@@ -22,6 +22,7 @@ from fastdmt.console import forgive_encodings, one_line
 from fastdmt.errors import FastDMTError, InputError
 from fastdmt.presets import preset, require_data
 from fastdmt.runs.settings import load_config
+from fastdmt_loaders.files import MACHINE
 
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "start": (arguments.Start, "start:start", "your videos and boxes to a trained, measured, drawn result"),
@@ -223,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if not error.errno or isinstance(error, ConnectionError):
             raise
         where = error.filename if isinstance(error.filename, str) else "a file"
-        line = f"{where}: {error.strerror}; mend access or make room, then run it again"
+        line = MACHINE.get(error.errno, f"{where}: {error.strerror}; mend access or make room, then run it again")
         print(f"error: {one_line(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -26,7 +26,8 @@ from fastdmt_loaders.files import MACHINE, MORE_FILES
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
-DESCRIPTORS = 12  # open files that one loader process may need here: its queues, and the tensors that it hands over
+# Open files that a loader process needs here: its queue and its end; and with the tensors that it hands over.
+TO_START, HANDED_OVER = 4, 12
 SUBSTITUTES = 100  # tries for one row before a run of broken files is an error of its own
 
 
@@ -118,7 +119,8 @@ class WorkerSource(Dataset, Generic[Read]):
         loader = DataLoader(
             self, batch_size=None, sampler=_From(step), num_workers=self.workers, pin_memory=self.pin, **extra
         )
-        _require_descriptors(self.workers)
+        if self.workers:
+            _allow_descriptors(self.workers)
         with _told():
             batches = iter(loader)
         while True:
@@ -178,12 +180,20 @@ class ShowingSource:
         return shown
 
 
-def _require_descriptors(workers: int) -> None:
-    """Raises MachineError before the processes start: torch cannot take back those of half a pool."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = len(os.listdir("/dev/fd")) + workers * DESCRIPTORS
-    if workers and limit != resource.RLIM_INFINITY and limit < needed:
-        raise MachineError(f"{workers} loader processes need {needed} open files, {limit} are allowed: {MORE_FILES}")
+def _allow_descriptors(workers: int) -> None:
+    """Raises the soft limit of open files as far as it goes, where so many processes may need it.
+
+    Raises:
+        MachineError: too few even to start them; torch could not take back those of half a pool.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/dev/fd"))
+    wanted = used + HANDED_OVER * workers
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < (needed := used + TO_START * workers):
+            raise MachineError(f"{workers} loader processes need {needed} open files, {soft} are allowed: {MORE_FILES}")
 
 
 @contextmanager

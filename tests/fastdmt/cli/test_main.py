@@ -1,10 +1,12 @@
 """The command line on real files, as a person uses it: options, what is written, and what is refused."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+from one_line import refused
 
 from fastdmt.cli.main import COMMANDS, main
 
@@ -26,6 +28,17 @@ def test_tables_are_whole_in_a_pipe(run, files):
     assert done.returncode == 0, done.stderr
     assert "…" not in done.stdout
     assert all(word in done.stdout for word in ("threshold", "blind disc", "other sound", "drop", "blind disc: a disc"))
+
+
+# ------------------------------------------------------------------ what the machine lacks
+
+
+def test_too_many_open_files_wherever_it_is_noticed(files, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "too many open files: raise the limit with `ulimit -n 65536`" in refused("data", "check", files)
 
 
 # ------------------------------------------------------------------ export, import

@@ -38,16 +38,27 @@ def test_too_few_descriptors_are_the_machines_fault(text):
         next(WorkerSource(read, 0, 2, pin=False).batches(0))
 
 
-def test_processes_are_not_begun_where_descriptors_lack():
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 8, before[1]))
-    try:
-        with pytest.raises(MachineError, match=r"2 loader processes need \d+ open files.*ulimit -n 65536"):
-            next(WorkerSource(dies_at_three, 2, 2, pin=False).batches(0))
-        assert next(WorkerSource(dies_at_three, 0, 2, pin=False).batches(0)) == 0  # without processes they suffice
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert next(WorkerSource(dies_at_three, 2, 2, pin=False).batches(0)) == 0
+@pytest.mark.parametrize("hard_above, allowed", [(4, None), (8, 8), (15, 15), (1000, 24), (resource.RLIM_INFINITY, 24)])
+def test_open_files_are_allowed_as_far_as_the_machine_lets(monkeypatch, hard_above, allowed):
+    """Two processes need 8 to start and may need 24; limits count from what is open already."""
+    used = len(os.listdir("/dev/fd"))
+    hard = hard_above if hard_above == resource.RLIM_INFINITY else used + hard_above
+    set_to = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))
+    source = WorkerSource(dies_at_three, 2, 2, pin=False)
+    if allowed is None:
+        with pytest.raises(MachineError, match=rf"2 loader processes need {used + 8} open files.*ulimit -n 65536"):
+            next(source.batches(0))
+        return
+    assert next(source.batches(0)) == 0 and set_to == [(used + allowed, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 24, hard))
+    assert next(source.batches(0)) == 0 and len(set_to) == 1  # enough: left as it is
+
+
+def test_without_processes_no_limit_is_asked(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1, 1))
+    assert next(WorkerSource(dies_at_three, 0, 2, pin=False).batches(0)) == 0
 
 
 def test_other_errors_are_not_taken_for_the_machines():
