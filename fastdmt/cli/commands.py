@@ -153,7 +153,7 @@ def save_evaluation(
     notes = suite.warnings if suite else leak_notes(result, leaks(result.pairs, trained_ids(model.cfg.run)))
     if notes:
         facts["note"] = "; ".join(notes)
-    published = suite.rows() if suite else ()
+    published = suite.published() if suite else None
     write_report(result, out / "report.html", title=f"Run {model.cfg.run.name}", facts=facts, published=published)
     write_strip(result, out / "strip.png")
     CONSOLE.print(suite.table() if suite else result.table())

@@ -14,37 +14,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from fastdmt.cli import arguments
 from fastdmt.cli.commands import evaluation, trained
 from fastdmt.cli.settings import with_options
 from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files
-from fastdmt.drawing.curves import write_budgets, write_curves
+from fastdmt.drawing.curves import write_budgets
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import differences
 from fastdmt.evaluation.evaluate import validate, view_of
 from fastdmt.files import write_text
 from fastdmt.models.pair import load
 from fastdmt.names import ALGORITHMS
+from fastdmt.reports.comparison import COLUMNS, comparison_table, shown, values, write_comparison
 from fastdmt.runs.folder import free_names, read_metrics
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.tracking import write_hparams
 from fastdmt_loaders import eval_batches
 
 CURVES = ("kept", "teachers_iou", "pseudo_iou", "mask_area", "truth_area", "val_ciou")
-COLUMNS = {
-    "ciou": "CIoU@0.5",
-    "auc": "AUC",
-    "ciou_adaptive": "CIoU adaptive",
-    "ciou_one": "teacher A alone",
-    "ciou_students": "students",
-    "ciou_shuffled": "sounds shuffled",
-    "silence": "silence marks",
-}
 # Settings that stage 1 does not read: variants that differ in these alone share it.
 STAGE_2 = {f.name for f in dataclasses.fields(PseudoLabelConfig)} - {
     *("foreground", "negatives", "negative_weight", "lambda_warmup", "supervised_loss")
@@ -74,13 +63,13 @@ def compare(args: arguments.Compare) -> int:
                 tables.setdefault(budget, {}).setdefault(name, []).append(row)
     last = tables[budgets[-1]]
     written = [root / "compare.json", root / "compare.html"]
-    saved = {"split": args.split, "rows": last}
+    saved = {"split": args.split, "rows": without_pictures(last)}
     if len(budgets) > 1:
-        saved["budgets"] = tables
+        saved["budgets"] = {budget: without_pictures(table) for budget, table in tables.items()}
         written.append(root / "labels.html")
         write_budgets(written[-1], {b: {name: values(runs) for name, runs in t.items()} for b, t in tables.items()})
     write_text(written[0], json.dumps(saved, indent=1))
-    write_curves(written[1], {name: [r["curves"] for r in runs] for name, runs in last.items()})
+    write_comparison(written[1], last, args.split)
     for budget, table in tables.items():
         if budget:
             CONSOLE.rule(f"{budget} labels")
@@ -175,6 +164,7 @@ def one_run(name: str, cfg: TrainConfig, split: str, warmed: dict[str, Path]) ->
         "blind": pair["absolute"]["blind_ciou"],
         "cap": pair["absolute"]["cap_ciou"],
         "curves": curves(run),
+        "examples": shown(model, open_files(model.cfg), result),
     }
     write_text(done, json.dumps(row))
     settings = {"algorithm": cfg.algorithm, "localizer": cfg.model.localizer, "seed": cfg.seed}
@@ -195,9 +185,9 @@ def read_measured(path: Path) -> dict[str, Any]:
     raise FastDMTError(f"{path} is damaged ({reason}); remove it, and the run is measured again")
 
 
-def values(runs: list[dict[str, Any]], key: str = "ciou") -> list[float]:
-    """One measure of every seed, in percent."""
-    return [100 * run[key] for run in runs]
+def without_pictures(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows as compare.json holds them; each run's folder keeps its pictures."""
+    return {name: [{k: v for k, v in run.items() if k != "examples"} for run in runs] for name, runs in rows.items()}
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -210,18 +200,3 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
             if name in line:
                 out.setdefault(name, []).append((line["step"] - before, line[name]))
     return {name: series for name, series in out.items() if any(value for _, value in series)}
-
-
-def comparison_table(rows: dict[str, list[dict[str, Any]]], split: str) -> Table:
-    """Mean and standard deviation over seeds, in percent."""
-    any_row = next(iter(rows.values()))[0]
-    out = Table(
-        title=f"{split} items, absolute threshold, mean and standard deviation over {len(next(iter(rows.values())))} "
-        f"seeds; blind disc {100 * any_row['blind']:.1f}, cap {100 * any_row['cap']:.1f}"
-    )
-    out.add_column("")
-    for title in COLUMNS.values():
-        out.add_column(title, justify="right")
-    for name, runs in rows.items():
-        out.add_row(Text(name), *(differences.mean_and_deviation(values(runs, key)) for key in COLUMNS))
-    return out

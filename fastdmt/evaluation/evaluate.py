@@ -16,7 +16,7 @@ from fastdmt.config import require
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import examples as pictures
 from fastdmt.evaluation import metrics
-from fastdmt.evaluation.result import RULES, Result
+from fastdmt.evaluation.result import LEVELS, RULES, Result
 from fastdmt.models.probability import upsample
 from fastdmt.names import MAP_SOURCES
 from fastdmt_loaders import EvalBatch, Pair, View, eval_batches
@@ -105,6 +105,7 @@ def evaluate(
     )
     order = np.random.default_rng(seed).permutation(sounding).tolist()
     rest = [i for i, pair in enumerate(pairs) if not pair.sounding]
+    classes = dataset.classes  # a damaged file of classes is found before the minutes of an evaluation
     table = _Columns(len(pairs))
     done = 0
 
@@ -137,13 +138,17 @@ def evaluate(
         table.put(rows, measure.nothing(batch))
     for batch, rows in read(rest):
         table.put(rows, measure.item(batch, batch.sound, None))
-    result = Result(list(pairs), table.columns, source, shuffle_sound, name)
+    levels = table.columns.pop("levels", np.full((len(pairs), len(LEVELS)), np.nan))
+    result = Result(list(pairs), table.columns, source, shuffle_sound, name, levels=levels)
     result.options = getattr(model, "options", ())
-    chosen = pictures.choose(result.arrays, result.sounding, examples, seed)
-    shown = list(pairs)
-    if shuffle_sound:
+    if len(order) > 1:
+        result.others = [""] * len(pairs)
         for before, i in zip(order[-1:] + order[:-1], order):
-            shown[i] = pairs[i]._replace(audio=pairs[before].audio)
+            result.others[i] = pairs[before].audio
+    result.classes = {id: classes[id] for pair in pairs for id in (pair.video, pair.audio) if id in classes}
+    chosen = pictures.choose(result.arrays, result.sounding, examples, seed)
+    shown = [pair._replace(audio=other) if other else pair for pair, other in zip(pairs, result.others)]
+    shown = shown if shuffle_sound else list(pairs)
     result.pictures = pictures.take(
         model, dataset, shown, result.arrays, chosen, view=view_of(model), source=source, device=device
     )
@@ -166,19 +171,19 @@ def truths(batch: EvalBatch) -> Tensor:
 
 
 class _Columns:
-    """Columns of per-item values that are filled row by row; NaN until then."""
+    """Columns of per-item values, numbers or rows of them, that are filled row by row; NaN until then."""
 
     def __init__(self, length: int) -> None:
         self.length, self.columns = length, {}
 
     def put(self, rows: list[int], values: dict[str, Tensor]) -> None:
         for key, value in values.items():
-            column = self.columns.setdefault(key, np.full(self.length, np.nan))
+            column = self.columns.setdefault(key, np.full((self.length, *value.shape[1:]), np.nan))
             column[rows] = value.double().cpu().numpy()
 
 
 class _Measure:
-    """The measures of one batch of items, as columns [N]."""
+    """The measures of one batch of items, as columns [N] and [N, levels]."""
 
     def __init__(self, model, source: str, confident: bool) -> None:
         self.model, self.source, self.confident = model, source, confident
@@ -197,6 +202,7 @@ class _Measure:
         if truth is not None:
             out["mse"] = metrics.mse(p, truth)
             out |= {f"ciou_{rule}": metrics.ciou(metrics.binarise(p, rule, truth), truth) for rule in RULES}
+            out["levels"] = metrics.ciou_at(p, truth, LEVELS)
         if self.confident:
             cosines = [upsample(s, (SIZE, SIZE)) for s in self.model.cosines(batch.frames, sound, self.source)]
             out["confidence"] = metrics.confidence(torch.stack(cosines).mean(0))

@@ -29,6 +29,7 @@ class Picture:
         maps: "A", "B", "result" -> P float32 [224, 224].
         level: threshold of the teachers' masks (delta).
         ciou: rule -> cIoU; empty for a non-sounding item.
+        row: its place in the list.
     """
 
     pair: Pair
@@ -39,6 +40,7 @@ class Picture:
     maps: dict[str, np.ndarray]
     level: float
     ciou: dict[str, float]
+    row: int
 
     def tiles(self, height: int) -> list[np.ndarray]:
         """Frame with its boxes | teacher A | teacher B | their agreement | result with its mask's border."""
@@ -102,5 +104,5 @@ def take(
             frame = read_picture(dataset.frame_path(pair.video))
             sound = read_sound(dataset.sound_path(pair.audio), (SOUND_RATE,), view.seconds)[SOUND_RATE]
             own = {k: m[i] for k, m in maps.items()}
-            out.append(Picture(pair, group, frame, sound, boxes, own, model.cfg.pseudo.delta, ciou))
+            out.append(Picture(pair, group, frame, sound, boxes, own, model.cfg.pseudo.delta, ciou, row))
     return out

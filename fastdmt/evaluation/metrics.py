@@ -14,6 +14,7 @@ fractions 0..1 in float64. Functions take numpy and give numpy, or take tensors 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -90,6 +91,23 @@ def ciou(mask: Array, truth: Array) -> Array:
     spill = _count(mask & (truth == 0))
     whole = truth.sum((-2, -1), dtype=torch.float64) + spill
     return torch.where(whole > 0, hit / whole.clamp(min=1e-300), torch.zeros_like(hit))
+
+
+@_either
+def ciou_at(p: Array, truth: Array, levels: Sequence[float]) -> Array:
+    """cIoU [..., K] of the masks p >= level for K rising levels: each pixel is counted once, not K times."""
+    n, k = p.shape[:-2], len(levels)
+    flat, truth = (
+        _pixels(p).reshape(-1, p.shape[-2] * p.shape[-1]),
+        _pixels(truth).reshape(-1, p.shape[-2] * p.shape[-1]),
+    )
+    passed = torch.bucketize(flat, torch.tensor(levels, dtype=p.dtype, device=p.device), right=True)  # levels <= p
+    sums = torch.zeros(2, len(flat), k + 1, dtype=torch.float64, device=p.device)
+    sums[0].scatter_add_(1, passed, truth.double())
+    sums[1].scatter_add_(1, passed, (truth == 0).double())
+    hit, spill = sums.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+    whole = truth.double().sum(-1, keepdim=True) + spill
+    return torch.where(whole > 0, hit / whole.clamp(min=1e-300), torch.zeros_like(hit)).view(*n, k)
 
 
 @_either

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Group
-from rich.table import Table
+from rich.text import Text
 
 from fastdmt.config import require
+from fastdmt.drawing.tables import Table
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation import metrics
 from fastdmt.evaluation.evaluate import evaluate
@@ -108,19 +109,23 @@ class SuiteResult:
             ]
         return out
 
+    def published(self) -> Table:
+        """The literature's table; sections never mix protocols."""
+        rows = self.rows()
+        kinds = [protocol.split(",")[0] for _, _, protocol in rows]
+        return Table(
+            ("method", "CIoU@0.5", "protocol"),
+            rows,
+            title=f"suite {self.name}",
+            caption="Compare only figures of one protocol.",
+            strong={i for i, row in enumerate(rows) if row[0] == "ours"},
+            parted={i for i in range(1, len(rows)) if kinds[i] != kinds[i - 1]},
+            left={2},
+        )
+
     def table(self) -> Group:
-        """The literature's table for a terminal; sections never mix protocols."""
-        table = Table(title=f"suite {self.name}", title_justify="left")
-        for column in ("method", "CIoU@0.5", "protocol"):
-            table.add_column(column, justify="right" if column == "CIoU@0.5" else "left")
-        before = None
-        for method, score, protocol in self.rows():
-            kind = protocol.split(",")[0]
-            if before not in (None, kind):
-                table.add_section()
-            before = kind
-            table.add_row(method, score, protocol, style="bold" if method == "ours" else "")
-        return Group(table, *(f"note: {line}" for line in self.warnings), self.result.table())
+        """For a terminal: the literature's table, what forbids a comparison, and our own."""
+        return Group(self.published(), *(Text(f"note: {line}") for line in self.warnings), self.result.table())
 
 
 def leaks(pairs: Iterable[Pair], trained: Iterable[str]) -> np.ndarray:

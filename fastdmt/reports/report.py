@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -16,18 +17,29 @@ import numpy as np
 from PIL import Image
 
 from fastdmt.drawing import draw
+from fastdmt.drawing.tables import Score, Table
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.examples import GROUPS, HEADINGS, SOUND_RATE, Picture
-from fastdmt.evaluation.result import RULES, Result
+from fastdmt.evaluation.result import LEVELS, RULES, Result, confusion
 from fastdmt.files import write_text
 
 TILE = 200  # height of a picture in the report, pixels
+SIDE = 56  # side of the maps that the page draws anew when the threshold moves
 GROUP_TITLES = {
     "best": "Best items",
     "worst": "Worst items",
     "random": "Random items, of the rest",
     "non-sounding": "Items whose sound has no source in the frame",
 }
+# Columns of the table of items: title, measure, factor to percent.
+MEASURES = (
+    ("cIoU", "ciou_absolute"),
+    ("cIoU adaptive", "ciou_adaptive"),
+    ("cIoU median", "ciou_median"),
+    ("with the other sound", "other_absolute"),
+    ("marked", "active"),
+    ("marked in silence", "active_silence"),
+)
 
 
 def write_report(
@@ -36,14 +48,14 @@ def write_report(
     *,
     title: str = "Evaluation",
     facts: Mapping[str, str] | None = None,
-    published: Sequence[tuple[str, str, str]] = (),
+    published: Table | None = None,
 ) -> None:
-    """Tables with their context, and the best, the worst and random items with their maps and sounds.
+    """Tables with their context, classes, all items, and some with their maps and sounds under a movable threshold.
 
     Args:
         title: first line.
         facts: what a reader should know of the run, for example {"weights": "best by validation"}.
-        published: rows (method, CIoU@0.5, protocol), ours among them (`SuiteResult.rows`).
+        published: figures of the literature, ours among them (`SuiteResult.published`).
 
     Raises:
         FastDMTError: the file cannot be written.
@@ -55,17 +67,20 @@ def write_report(
     subtitle.insert(2, f"{silent:,} without a source" if silent else "")
     level = result.pictures[0].level if result.pictures else 0.5
     page = Template(resources.files("fastdmt.reports").joinpath("templates/report.html").read_text(encoding="utf-8"))
+    main = result.main_table()
+    main.title = ""
     text = page.substitute(
         title=html.escape(title),
         subtitle=html.escape(" · ".join(part for part in subtitle if part)),
+        sentence=f'<p class="sentence">{html.escape(result.sentence())}</p>' if result.sentence() else "",
         facts=f"<dl>{_definitions(facts)}</dl>" if facts else "",
-        main=_main_table(summary),
-        details=_details(summary),
-        extended=_extended(summary),
-        published=_published(published),
+        main=main.page(),
+        details=_definitions(result.details()),
+        published=f"<h2>Published figures</h2>{published.page()}" if published else "",
+        classes=_classes(summary),
         level=f"{level:g}",
         gallery=_gallery(result.pictures),
-        foot="All values in percent unless said otherwise. Maps and truth are compared on a grid of 224 × 224.",
+        data=_script(_data(result)),
     )
     write_text(Path(path), text)
 
@@ -102,110 +117,89 @@ def _score(picture: Picture) -> str:
     return f", cIoU {picture.ciou['absolute']:.2f}" if picture.ciou else ""
 
 
-def _main_table(summary: dict) -> str:
-    other = "other_ciou" in summary["absolute"]
-    heads = ["threshold", "CIoU@0.5", "AUC", "attainable cap", "blind disc"]
-    heads += ["another item's sound", "drop without the right sound"] if other else []
-    rows = []
-    for rule in RULES:
-        r = summary[rule]
-        error = (r["ciou"] * (1 - r["ciou"]) / max(1, summary["sounding"])) ** 0.5
-        cells = [
-            f"<td>{rule}</td>",
-            f'<td class="score">{_percent(r["ciou"])} <small>± {100 * error:.1f}</small></td>',
-            f'<td class="score">{_percent(r["auc"])}</td>',
-        ]
-        cells += [f"<td>{_percent(r[f'{k}_ciou'])} / {_percent(r[f'{k}_auc'])}</td>" for k in ("cap", "blind")]
-        if other:
-            drops = [r[k] - r[f"other_{k}"] for k in ("ciou", "auc")]
-            cells.append(f"<td>{_percent(r['other_ciou'])} / {_percent(r['other_auc'])}</td>")
-            cells.append(f"<td><b>{_percent(drops[0])}</b> / {_percent(drops[1])}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    caption = (
-        "Pairs are CIoU@0.5 / AUC; ± is one standard error. <b>absolute</b>: P ≥ 0.5; <b>adaptive</b>: as many pixels "
-        "as the truth has; <b>median</b>: the upper half of the map, as most of the literature does. The <b>cap</b> is "
-        "the best that any map can reach on these items, the <b>blind disc</b> what a disc in the middle of every "
-        "frame gets. A model that ignores the sound loses nothing with another item's sound."
+def _classes(summary: dict) -> str:
+    """Results by class, best first, and which sounds are taken for which objects."""
+    if not summary.get("classes"):
+        return ""
+    table = Table(
+        ("class", "items", "CIoU@0.5", "AUC"),
+        [
+            (name, f"{row['items']:,}", Score(_percent(row["ciou"])), _percent(row["auc"]))
+            for name, row in summary["classes"].items()
+        ],
+        caption="Absolute threshold; the best class first. Click a column's name to sort by it.",
     )
-    return _table(heads, rows, caption)
+    confused = "".join(f"<li>{html.escape(confusion(row))}</li>" for row in summary["confused"])
+    said = (
+        f"<h3>What is confused</h3><ul>{confused}</ul>"
+        '<p class="note">Every object was also shown with a sound of another clip: where that finds it as well, '
+        "its own sound tells little.</p>"
+    )
+    return f'<h2>By class</h2><div class="sortable tall">{table.page()}</div>{said if confused else ""}'
 
 
-def _details(summary: dict) -> str:
-    names = {
-        "own_sound": "its own sound",
-        "other_sound": "another item's sound",
-        "silence": "silence",
-        "noise": "white noise",
-        "sourceless_clips": "the list's clips without a source",
-        "foreign_sounds": "the list's foreign sounds",
+def _data(result: Result) -> dict:
+    """What the page's script draws: items by row, and the curve of CIoU over the threshold, in percent."""
+    measures = [(name, key) for name, key in MEASURES if key in result.arrays]
+    items = []
+    for i, pair in enumerate(result.pairs):
+        values = [None if np.isnan(v := result.arrays[key][i]) else round(100 * float(v), 1) for _, key in measures]
+        items.append([pair.video, result.classes.get(pair.video, ""), *values])
+    curve = result.summary.get("levels", {})
+    return {
+        "columns": ["item", "class" if result.classes else "", *(name for name, _ in measures)],
+        "items": items,
+        "levels": list(LEVELS) if curve else [],
+        "curve": [round(100 * value, 1) for value in curve.values()],
+        "side": SIDE,
+        "colours": base64.b64encode(draw.HEAT_TABLE.astype(np.uint8).tobytes()).decode(),
+        "pictures": [_drawn(p, result) for p in result.pictures],
     }
-    pia = ", ".join(f"{names[key]} {_percent(value)}" for key, value in summary["pia"].items())
-    sizes = [
-        f"{name} {_percent(row['absolute'])} / {_percent(row['adaptive'])} / {_percent(row['median'])}"
-        f' <span class="soft">({row["items"]} items)</span>'
-        for name, row in summary["sizes"].items()
-        if row["items"]
-    ]
-    return _definitions(
-        {
-            "Share of the frame marked (pIA)": pia,
-            "CIoU by size of the truth": ", ".join(sizes) + ' <span class="soft">absolute / adaptive / median</span>',
-            "Mean squared error of P": f"{summary['mse']:.4f}",
-        },
-        escape=False,
-    )
 
 
-def _extended(summary: dict) -> str:
-    if "extended" not in summary:
-        return ""
-    rows = [
-        f"<tr><td>{rule}</td>" + "".join(f"<td>{_percent(r[k])}</td>" for k in ("ap", "max_f1", "loc_acc")) + "</tr>"
-        for rule, r in summary["extended"].items()
-    ]
-    caption = (
-        "Confidence: mean of the top quarter of (cosine + 1) / 2. A detection on a silent or off-screen item is wrong."
-    )
-    heads = ["threshold", "AP", "max-F1", "LocAcc"]
-    return f"<h2>With items that do not sound</h2>{_table(heads, rows, caption)}"
+def _drawn(picture: Picture, result: Result) -> dict:
+    """The map of an item, and its cIoU at every threshold."""
+    p = draw.resize(picture.maps["result"], SIDE, SIDE)
+    known = picture.ciou and result.levels is not None
+    return {
+        "map": base64.b64encode((255 * p).round().clip(0, 255).astype(np.uint8).tobytes()).decode(),
+        "ciou": [round(float(v), 2) for v in result.levels[picture.row]] if known else [],
+    }
 
 
-def _published(published: Sequence[tuple[str, str, str]]) -> str:
-    rows = [
-        f"<tr{' class=ours' if method == 'ours' else ''}><td>{html.escape(method)}</td><td>{html.escape(score)}</td>"
-        f"<td>{html.escape(protocol)}</td></tr>"
-        for method, score, protocol in published
-    ]
-    if not rows:
-        return ""
-    caption = "Compare only figures of one protocol."
-    return f"<h2>Published figures</h2>{_table(['method', 'CIoU@0.5', 'protocol'], rows, caption)}"
+def _script(data: dict) -> str:
+    """JSON that no name of a file can end."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _gallery(pictures: Sequence[Picture]) -> str:
-    parts = []
+    parts: list[str] = []
     heads = '<div class="heads">' + "".join(f"<span>{name}</span>" for name in HEADINGS) + "</div>"
     for group in GROUPS:
         members = [p for p in pictures if p.group == group]
         if members:
-            parts += [f"<section><h2>{GROUP_TITLES[group]}</h2>", heads, *map(_figure, members), "</section>"]
+            figures = (_figure(p, k) for k, p in enumerate(pictures) if p.group == group)
+            parts += [f"<section><h2>{GROUP_TITLES[group]}</h2>", heads, *figures, "</section>"]
     return "\n".join(parts)
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: Picture, number: int) -> str:
     tiles = "".join(
-        f'<img src="{jpeg_uri(tile)}" width="{tile.shape[1]}" height="{tile.shape[0]}" '
-        f'alt="{html.escape(f"{name} of {picture.pair.video}")}" loading="lazy">'
+        f'<div class="tile"><img src="{jpeg_uri(tile)}" width="{tile.shape[1]}" height="{tile.shape[0]}" '
+        f'alt="{html.escape(f"{name} of {picture.pair.video}")}"><span>{name}</span></div>'
         for name, tile in zip(HEADINGS, picture.tiles(TILE))
     )
     pair = picture.pair
     caption = [f"<b>{html.escape(pair.video)}</b>"]
     if pair.audio != pair.video:
         caption.append(f"sound of {html.escape(pair.audio)}")
-    caption += [f"{rule} cIoU {picture.ciou[rule]:.2f}" for rule in RULES if rule in picture.ciou]
+    if picture.ciou:
+        caption.append(f"<output>cIoU {picture.ciou['absolute']:.2f} at P ≥ 0.50</output>")
+    caption += [f"{rule} cIoU {picture.ciou[rule]:.2f}" for rule in RULES[1:] if rule in picture.ciou]
     spans = "".join(f"<span>{text}</span>" for text in caption)
     audio = f'<audio controls preload="none" src="{sound_uri(picture.sound)}"></audio>'
-    return f'<figure><div class="row">{tiles}</div><figcaption>{spans}{audio}</figcaption></figure>'
+    below = f"<figcaption>{spans}{audio}</figcaption>"
+    return f'<figure data-picture="{number}"><div class="row">{tiles}</div>{below}</figure>'
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 88) -> str:
@@ -228,15 +222,8 @@ def sound_uri(pcm: np.ndarray, rate: int = SOUND_RATE) -> str:
     return "data:audio/ogg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _definitions(facts: Mapping[str, str], escape: bool = True) -> str:
-    clean = html.escape if escape else str
-    return "".join(f"<dt>{html.escape(key)}</dt><dd>{clean(value)}</dd>" for key, value in facts.items())
-
-
-def _table(heads: Sequence[str], rows: Sequence[str], caption: str) -> str:
-    top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="scroll">{table}</div><p class="note">{caption}</p>'
+def _definitions(facts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
 
 
 def _percent(value: float) -> str:

@@ -81,6 +81,15 @@ def read_vggss(path: str | Path) -> dict[str, Annotation]:
         ) from error
 
 
+def read_classes(path: str | Path) -> dict[str, str]:
+    """What sounds in each clip, as vggss.json names it; entries without a class are left out. Raises DataError."""
+    items = read_json(path, "annotation file")
+    rows = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return {
+        str(item.get("file")): item["class"] for item in rows if item.get("class") and isinstance(item["class"], str)
+    }
+
+
 def _joined(entries: list) -> Annotation:
     if len(entries) == 1:
         return _clean(entries[0], "vggss")

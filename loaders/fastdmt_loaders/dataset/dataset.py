@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from fastdmt_loaders.batch import pad_boxes
-from fastdmt_loaders.dataset.annotations import MIN_AGREE, Annotation, packed_annotation, read_flickr_xml, read_vggss
+from fastdmt_loaders.dataset.annotations import (
+    MIN_AGREE,
+    Annotation,
+    packed_annotation,
+    read_classes,
+    read_flickr_xml,
+    read_vggss,
+)
 from fastdmt_loaders.dataset.lists import read_whole
 from fastdmt_loaders.dataset.sampler import philox
 from fastdmt_loaders.dataset.stored import member
@@ -130,6 +137,12 @@ class AVDataset:
     def ids(self) -> list[str]:
         """Ids that have both a frame and a sound, sorted."""
         return sorted(self.frames.keys() & self.sounds.keys())
+
+    @cached_property
+    def classes(self) -> dict[str, str]:
+        """Id -> what sounds, where ROOT/vggss.json says it, whichever boxes are read."""
+        path = self.root / "vggss.json"
+        return read_classes(path) if path.is_file() else {}
 
     @cached_property
     def annotated(self) -> set[str]:

@@ -51,6 +51,17 @@ def maps():
     return [rng.random((SIDE, SIDE)), rng.random((SIDE, SIDE)).astype(np.float32), ramp, ties, *constants]
 
 
+def test_ciou_at_many_thresholds_is_that_of_each_mask():
+    levels = [0.05 * i for i in range(1, 20)]
+    for p in maps():
+        for g in truths():
+            expected = [metrics.ciou(p >= np.asarray(level, p.dtype), g) for level in levels]
+            np.testing.assert_allclose(metrics.ciou_at(p, g, levels), expected, rtol=0, atol=1e-12)
+    both = np.stack([maps()[0], maps()[2]])
+    found = metrics.ciou_at(both, np.stack(truths()[:2]), levels)
+    assert found.shape == (2, 19) and np.array_equal(found[1], metrics.ciou_at(both[1], truths()[1], levels))
+
+
 @pytest.mark.parametrize("rule", metrics.RULES)
 def test_masks_and_ciou_equal_the_plain_definition(rule):
     for p in maps():

@@ -69,6 +69,8 @@ def test_every_row_carries_its_protocol_and_none_is_mixed(vggss):
     console = Console(width=140, record=True, file=open("/dev/null", "w"))
     console.print(suite.table())
     text = console.export_text()
+    assert suite.published().strong == {i for i, row in enumerate(rows) if row[0] == "ours"}
+    assert [kinds[i] for i in sorted(suite.published().parted)] == ["absolute threshold", "adaptive threshold"]
     assert "34.38" in text and "listed items are on disk" in text and "blind disc" in text
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdmt_loaders import Annotation, DataError, read_flickr_xml, read_vggss, truth_map
+from fastdmt_loaders.dataset.annotations import read_classes
 
 FLICKR = """<annotations><filename>10000130166</filename>
 <participant><name>a</name><bbox><id>1</id><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bbox>
@@ -22,6 +23,22 @@ def test_the_published_file_is_read_whole(metadata):
     for item in items.values():
         assert (item.boxes >= 0).all() and (item.boxes <= 1).all()
         assert (item.boxes[:, 2:] > item.boxes[:, :2]).all()
+
+
+def test_classes_of_the_published_file(metadata):
+    classes = read_classes(metadata / "vggss.json")
+    assert len(classes) == 5158 and len(set(classes.values())) == 221
+
+
+def test_classes_are_taken_where_they_are(tmp_path):
+    items = [{"file": "a", "class": "dog"}, {"file": 7, "class": "cat"}, {"file": "b"}, {"file": "c", "class": 3}, "d"]
+    (tmp_path / "vggss.json").write_text(json.dumps(items))
+    assert read_classes(tmp_path / "vggss.json") == {"a": "dog", "7": "cat"}
+    (tmp_path / "vggss.json").write_text('{"file": 1}')
+    assert read_classes(tmp_path / "vggss.json") == {}
+    (tmp_path / "vggss.json").write_text("[")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_classes(tmp_path / "vggss.json")
 
 
 def test_flickr_boxes_are_pixels_of_a_256_frame(tmp_path):
