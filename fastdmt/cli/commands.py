@@ -188,10 +188,12 @@ def demo(cfg: TrainConfig) -> int:
         return 130
     model = load(cfg.run, trust_localizer=cfg.model.localizer)
     out = cfg.run / "eval"
-    save_evaluation(model, evaluation(model), out)
     videos = sorted((cfg.data.root / "videos").glob("*"))[:1]
     with bar(CONSOLE, "localizing in a video") as tick:
         written = predict(model, videos, cfg.run / "predictions", player=True, progress=tick) if videos else []
+    result = evaluation(model)
+    say(CONSOLE, "")
+    save_evaluation(model, result, out)
     say(CONSOLE, "")
     say(CONSOLE, "Everything lies in:")
     places = {

@@ -177,7 +177,7 @@ def start(cfg: TrainConfig, worker: str) -> Any:
         What the worker returned; the first rank's value of this machine where this call started several.
 
     Raises:
-        FastDMTError: too few GPUs; a worker died (its rank, its last lines, the command to go on).
+        FastDMTError: too few GPUs; a worker died (its rank, its last lines, how to go on).
     """
     if "RANK" in os.environ:
         return _work(worker, cfg)
@@ -282,7 +282,14 @@ def _died(cfg: TrainConfig, rank: int, failure: Any, logs: Path) -> FastDMTError
     how = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
     lines = lines or ([] if failure.exitcode < 0 else text.splitlines()[:1])
     tail = f" its last lines ({logs}): {' | '.join(line.strip() for line in lines)};" if lines else ""
-    return FastDMTError(f"rank {rank} {how};{tail} go on with: {resume_command(cfg)}")
+    return FastDMTError(f"rank {rank} {how};{tail} {going_on(cfg)}")
+
+
+def going_on(cfg: TrainConfig) -> str:
+    """What to do after a failure: go on from the last checkpoint, or begin again where none was saved yet."""
+    if any((cfg.run / "checkpoints").glob("step-*")):
+        return f"go on with: {resume_command(cfg)}"
+    return "nothing was saved yet: mend it, then type the same command again"
 
 
 def resume_command(cfg: TrainConfig) -> str:

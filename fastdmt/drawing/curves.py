@@ -153,7 +153,7 @@ def chart(name: str, title: str, algorithms: Mapping[str, Sequence[Series]]) -> 
     for share in (0, 0.5, 1):
         y = xy(first, top * share).split(",")[1]
         body.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
-        body.append(f'<text x="0" y="{y}">{top * share:.2f}</text>')
+        body.append(f'<text x="0" y="{y}">{100 * top * share:.0f}%</text>')
     body.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">step {first}</text>')
     body.append(f'<text x="{WIDTH}" y="{HEIGHT - 8}" text-anchor="end">{last}</text>')
     for colour, seeds in lines:

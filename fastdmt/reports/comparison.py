@@ -74,7 +74,7 @@ def shown(model, dataset, result: Result) -> list[dict[str, str]]:
         out.append(
             {
                 "id": picture.pair.video,
-                "ciou": f"{picture.ciou['absolute']:.2f}",
+                "ciou": f"{100 * picture.ciou['absolute']:.0f}",
                 "frame": jpeg_uri(tiles[0], 80),
                 "map": jpeg_uri(tiles[-1], 80),
             }
@@ -118,7 +118,7 @@ def _examples(rows: Rows) -> str:
     for i in range(count):
         item = next(iter(first.values()))[i]
         tiles = [(item["frame"], "frame and truth")]
-        tiles += [(found[i]["map"], f"{name}, cIoU {found[i]['ciou']}") for name, found in first.items()]
+        tiles += [(found[i]["map"], f"{name}, cIoU {found[i]['ciou']}%") for name, found in first.items()]
         pictures = "".join(
             f'<div class="tile"><img src="{html.escape(uri)}" alt="{html.escape(text)}">'
             f"<span>{html.escape(text)}</span></div>"

@@ -114,7 +114,7 @@ def _shape(picture: Picture) -> float:
 
 
 def _score(picture: Picture) -> str:
-    return f", cIoU {picture.ciou['absolute']:.2f}" if picture.ciou else ""
+    return f", cIoU {100 * picture.ciou['absolute']:.0f}%" if picture.ciou else ""
 
 
 def _classes(summary: dict) -> str:
@@ -158,12 +158,12 @@ def _data(result: Result) -> dict:
 
 
 def _drawn(picture: Picture, result: Result) -> dict:
-    """The map of an item, and its cIoU at every threshold."""
+    """The map of an item, and its cIoU in percent at every threshold."""
     p = draw.resize(picture.maps["result"], SIDE, SIDE)
     known = picture.ciou and result.levels is not None
     return {
         "map": base64.b64encode((255 * p).round().clip(0, 255).astype(np.uint8).tobytes()).decode(),
-        "ciou": [round(float(v), 2) for v in result.levels[picture.row]] if known else [],
+        "ciou": [round(100 * float(v)) for v in result.levels[picture.row]] if known else [],
     }
 
 
@@ -194,8 +194,8 @@ def _figure(picture: Picture, number: int) -> str:
     if pair.audio != pair.video:
         caption.append(f"sound of {html.escape(pair.audio)}")
     if picture.ciou:
-        caption.append(f"<output>cIoU {picture.ciou['absolute']:.2f} at P ≥ 0.50</output>")
-    caption += [f"{rule} cIoU {picture.ciou[rule]:.2f}" for rule in RULES[1:] if rule in picture.ciou]
+        caption.append(f"<output>cIoU {100 * picture.ciou['absolute']:.0f}% at P ≥ 0.50</output>")
+    caption += [f"{rule} cIoU {100 * picture.ciou[rule]:.0f}%" for rule in RULES[1:] if rule in picture.ciou]
     spans = "".join(f"<span>{text}</span>" for text in caption)
     audio = f'<audio controls preload="none" src="{sound_uri(picture.sound)}"></audio>'
     below = f"<figcaption>{spans}{audio}</figcaption>"

@@ -95,8 +95,9 @@ class Saver:
             if self.world.first:
                 shutil.rmtree(partial, ignore_errors=True)
             last = last_step(self.run)
-            kept = "" if last is None else f"the checkpoint of step {last} is whole; "
-            advice = f"{kept}make room, then go on with --resume"
+            advice = "make room, then type the same command again"
+            if last is not None:
+                advice = f"the checkpoint of step {last} is whole; make room, then go on with --resume"
             raise cannot_write(final, _cause(error), advice) from None
 
 

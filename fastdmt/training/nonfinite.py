@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdmt.config import TrainConfig
-from fastdmt.distributed.processes import World, resume_command
+from fastdmt.distributed.processes import World, going_on
 from fastdmt.errors import FastDMTError
 from fastdmt_loaders import Batch
 
@@ -65,5 +65,5 @@ class BadSteps:
         clips = list(dict.fromkeys(i for ids in self.world.gather(list(self.clips)[:SHOWN]) for i in ids))[:SHOWN]
         raise FastDMTError(
             f"the loss is not finite at step {step} ({numbers}), and {self.count} steps were skipped; clips of these "
-            f"steps: {', '.join(clips)}; check them, or lower --lr, and go on with: {resume_command(self.cfg)}"
+            f"steps: {', '.join(clips)}; check them, or lower --lr; {going_on(self.cfg)}"
         )

@@ -24,7 +24,7 @@ from fastdmt.runs import checkpoint
 from fastdmt.runs.weights import write_weights
 from fastdmt.training.clock import Clock
 from fastdmt.training.diagnostics import diagnose
-from fastdmt.training.pictures import training_picture
+from fastdmt.training.pictures import training_picture, warmup_picture
 from fastdmt.training.schedule import UNBIASED, WARMUP, Schedule
 from fastdmt.training.tracking import Observer
 from fastdmt.training.validation import Validator
@@ -106,6 +106,7 @@ class Warmup(Stage):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self.best = [-1.0, -1.0]
+        self.batches: list[Batch | None] = [None, None]  #: the last of each student, for pictures
 
     def loaders(self) -> list[Loader]:
         rows, seed = self.parts.schedule.batch_warmup, 10 * self.parts.cfg.seed
@@ -116,13 +117,17 @@ class Warmup(Stage):
         return [partial(self._forward, draw, k) for k in range(len(self.parts.model.students))]
 
     def _forward(self, draw: Callable[[int], Batch], k: int) -> Part:
-        loss = self.parts.algorithm.warmup(k, draw(k))
+        batch = self.batches[k] = draw(k)
+        loss = self.parts.algorithm.warmup(k, batch)
         return Part(loss, {f"loss_{'ab'[k]}": loss.detach()})
 
     def validate(self, step: int) -> dict[str, float]:
         p, values = self.parts, {}
         scores = p.validator.scores(step, "student A", "student B")
         for k, name in enumerate("AB"):
+            batch = self.batches[k]
+            if p.world.first and batch is not None and batch.frames_weak.shape[1] == 3:  # not features
+                p.observer.picture(f"maps of student {name}", step, warmup_picture(p.validator.whole, batch, k))
             score = scores[f"student {name}"]
             values |= {f"val_ciou_{name}": score["ciou"], f"val_auc_{name}": score["auc"]}
             if score["selection"] > self.best[k]:

@@ -28,7 +28,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error, "make room, then go on with --resume") from None
+        raise cannot_write(
+            path, error, "make room, then run it again (with --resume where a checkpoint was saved)"
+        ) from None
 
 
 class LogFile(logging.FileHandler):

@@ -13,7 +13,7 @@ from dist_worker import assert_same, tiny
 
 from fastdmt import load
 from fastdmt.cli.main import main
-from fastdmt.distributed.processes import start
+from fastdmt.distributed.processes import going_on, start
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
 from fastdmt.runs import checkpoint
@@ -105,6 +105,22 @@ def test_compare_trains_in_as_many_processes_as_asked_for(files, tmp_path, capsy
         assert list((run / "logs").glob("*/attempt_0/1/stderr.log")), "one process only"
         assert (run / "compare-test.json").is_file() and checkpoint.last_step(run) == (4 if method != "dmt" else 2)
     assert (tmp_path / "runs" / "compare.html").is_file()
+
+
+def test_a_start_that_failed_says_nothing_of_resuming(tmp_path):
+    """Only where there is a checkpoint can a run go on."""
+    cfg = tiny(tmp_path / "data", tmp_path / "run")
+    assert going_on(cfg) == "nothing was saved yet: mend it, then type the same command again"
+    (cfg.run / "checkpoints" / ".partial-0000003").mkdir(parents=True)
+    assert "resume" not in going_on(cfg)
+    (cfg.run / "checkpoints" / "step-0000003").mkdir()
+    assert going_on(cfg) == f"go on with: fastdmt train --run {cfg.run} --resume"
+
+
+def test_a_worker_that_dies_at_the_start_is_no_run_to_resume(files, tmp_path):
+    with pytest.raises(FastDMTError, match=r"rank \d failed;.*nothing was saved yet: mend it") as caught:
+        start(tiny(files, tmp_path / "run", workers_cpu=2), "dist_worker:no_such_function")
+    assert "--resume" not in str(caught.value)
 
 
 def test_impossible_requests_are_one_line(files, tmp_path):

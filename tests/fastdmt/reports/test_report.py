@@ -134,10 +134,10 @@ def test_items_are_found_and_sorted_and_the_threshold_moves(result, tmp_path):
 
         picture, said = result.pictures[0], "document.querySelector('figure output').textContent"
         assert browser.text("found") == f"P ≥ 0.50: finds {100 * result.summary['levels']['0.50']:.1f}% of the objects"
-        assert browser.run(said) == f"cIoU {picture.ciou['absolute']:.2f} at P ≥ 0.50"
+        assert browser.run(said) == f"cIoU {100 * picture.ciou['absolute']:.0f}% at P ≥ 0.50"
         browser.slide("level", 0.05)  # P is 0.05 at least everywhere: the whole frame is marked
         assert browser.text("found") == "P ≥ 0.05: finds 0.0% of the objects"
-        assert browser.run(said) == f"cIoU {result.levels[picture.row][0]:.2f} at P ≥ 0.05"
+        assert browser.run(said) == f"cIoU {100 * result.levels[picture.row][0]:.0f}% at P ≥ 0.05"
         browser.slide("level", 0.5)
         part = painted(browser)
         height, width = part.shape[:2]

@@ -1,9 +1,12 @@
 """Where logged numbers go: metrics.jsonl always, a board by choice, functions of one's own."""
 
+import importlib.util
 import inspect
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -67,6 +70,34 @@ def test_weights_and_biases_gets_the_same_and_resumes_under_its_id(tmp_path, mon
         (1, {"maps": ("image", (8, 8, 3))}),
     ]
     assert logged[2][0] == 2
+
+
+def test_weights_and_biases_offline(tmp_path):
+    """The package itself, without a network and without an account, in a process of its own: numbers and pictures."""
+    if importlib.util.find_spec("wandb") is None:
+        pytest.skip("wandb is not installed")
+    code = (
+        "import sys; from pathlib import Path; from test_tracking import watch\n"
+        "watch(Path(sys.argv[1]), 'wandb'); watch(Path(sys.argv[1]), 'wandb', resume_step=1)"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    told = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": paths, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "run"],
+        env=told,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    identity = (tmp_path / "run" / "wandb-id.txt").read_text().strip()
+    kept = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{identity}"))
+    assert len(kept) == 2, "the resumed run goes on under its own id"
+    for folder in kept:
+        record = (folder / f"run-{identity}.wandb").read_bytes()
+        assert b"unbiased/loss" in record and b"unbiased/kept" in record
+        assert len(list((folder / "files" / "media" / "images").glob("maps_*.png"))) == 1
 
 
 def test_hparams_hold_settings_and_final_figures(tmp_path):
