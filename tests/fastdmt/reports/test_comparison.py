@@ -8,7 +8,7 @@ from rich.console import Console
 from tones import PLACES, ToneModel, name, write_data
 
 from fastdmt.evaluation.evaluate import evaluate
-from fastdmt.reports.comparison import EXAMPLES, COLUMNS, comparison_table, shown, values, write_comparison
+from fastdmt.reports.comparison import COLUMNS, EXAMPLES, comparison_table, shown, values, write_comparison
 from fastdmt_loaders import AVDataset, Pair
 
 ROW = dict.fromkeys(COLUMNS, 0.25) | {"blind": 0.1, "cap": 0.9}
@@ -60,5 +60,5 @@ def test_it_fits_a_phone(rows, tmp_path):
     write_comparison(tmp_path / "compare.html", rows, "test")
     with Browser((tmp_path / "compare.html").as_uri(), tmp_path / "profile") as browser:
         browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
-        browser.wait("document.readyState === 'complete'")
+        browser.wait("document.title === 'FastDMT comparison' && document.readyState === 'complete'")
         assert browser.run("document.documentElement.scrollWidth") <= 390
