@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,14 @@ def read_file(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > most:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                data = file.read() if status.st_size <= most else None
+            else:  # a pipe or a device has no size: it is read up to the limit
+                data = file.read(most + 1)
+            if data is None or len(data) > most:
                 raise DataError(f"{path}: is too large for a {what} (more than {most >> 20} MiB)")
-            return file.read()
+            return data
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such {what}") from error
     except (OSError, ValueError) as error:

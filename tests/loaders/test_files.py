@@ -54,3 +54,20 @@ def test_too_many_open_files_are_no_files_fault(tmp_path, monkeypatch, number):
     with pytest.raises(DataError, match="bad disk") as caught:
         read_file(tmp_path / "a.txt", "list")
     assert not isinstance(caught.value, MachineError)
+
+
+def test_pipes_are_read_and_devices_without_end_are_not(tmp_path):
+    """`--list <(grep ...)` is a pipe; /dev/zero would fill the memory."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        file.write(b"a\nb\n")
+    try:
+        assert read_file(f"/dev/fd/{reader}", "list", most=4) == b"a\nb\n"
+    finally:
+        os.close(reader)
+    with pytest.raises(DataError, match="/dev/zero: is too large for a list"):
+        read_file("/dev/zero", "list", most=1 << 20)
+    (tmp_path / "four").write_bytes(b"1234")
+    assert read_file(tmp_path / "four", "list", most=4) == b"1234"
+    with pytest.raises(DataError, match="too large"):
+        read_file(tmp_path / "four", "list", most=3)
