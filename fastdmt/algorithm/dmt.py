@@ -21,7 +21,7 @@ from torch import Tensor
 from fastdmt.algorithm.negatives import Negatives
 from fastdmt.algorithm.pseudo_labels import Algorithm
 from fastdmt.config import PseudoLabelConfig
-from fastdmt.models.localizer import Localizer
+from fastdmt.models.localizer import Localizer, Output
 from fastdmt.models.probability import probability_map, upsample
 from fastdmt_kernels import EMA, Consensus, boxes_to_mask, localization_loss, unpack_mask
 from fastdmt_loaders import Batch
@@ -135,7 +135,7 @@ class DualMeanTeacherStep:
         """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
         student, n = self.students[k], len(batch.boxes)
         batch = self._with_negatives(batch)
-        out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
+        out = self._look(k, batch, self.config.lambda_warmup > 0)
         target = boxes_to_mask(batch.boxes, self.size, self.min_agree)
         weight = torch.ones_like(out.map[:, 0, 0])
         loss = self._localize(student, out.map[:n], target, weight[:n], None, target)
@@ -174,7 +174,7 @@ class DualMeanTeacherStep:
         if self.algorithm.uses_labels:
             batch = self._with_negatives(batch)
         for k, student in enumerate(self.students):
-            out = self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end])
+            out = self._look(k, batch, self.config.lambda_u > 0)
             label = labels[k] if labels else None
             target, weight, valid = self._targets(boxes, label, n)
             if self.algorithm.uses_labels:
@@ -228,6 +228,12 @@ class DualMeanTeacherStep:
             return torch.cat([boxes, label.mask]), weight, valid
         hard = unpack_mask(boxes, self.size[1]).to(torch.uint8) * 255
         return torch.cat([hard, label.confidence]), weight, valid
+
+    def _look(self, k: int, batch: Batch, contrast: bool) -> Output:
+        """Student k's maps of the strong view; `contrast`: its contrastive loss follows."""
+        student = self.students[k]
+        pairs = (True, self.group) if contrast and student.gives_pairs else ()
+        return self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end], *pairs)
 
     def _with_negatives(self, batch: Batch) -> Batch:
         return batch if self.negatives is None else self.negatives.append(batch)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from fastdmt.errors import FastDMTError
-from fastdmt.models.contrastive import gather_rows, two_way_cross_entropy
+from fastdmt.models.contrastive import first_own_column, gather_rows, two_way_cross_entropy
 from fastdmt.models.encoders import build_audio, build_visual
 from fastdmt.names import LOCALIZERS
-from fastdmt_kernels import mil_logits, similarity_map
+from fastdmt_kernels import localize, mil_logits, similarity_map
 
 
 class Output(NamedTuple):
@@ -69,11 +69,27 @@ class Localizer(nn.Module):
         self.visual_head = nn.Identity() if self.visual.dim == dim else nn.Conv2d(self.visual.dim, dim, 1)
         self.audio_head = nn.Sequential(nn.Linear(self.audio.dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
 
-    def forward(self, frames: Tensor, sound: Tensor) -> Output:
-        """Map every frame [N, 3, H, W] with its own sound (the `front_end`'s tensor, N rows)."""
+    def forward(self, frames: Tensor, sound: Tensor, pairs: bool = False, group: Any = None) -> Output:
+        """Map every frame with its own sound.
+
+        Args:
+            frames: [N, 3, H, W].
+            sound: the `front_end`'s tensor, N rows.
+            pairs: also give the logits that `contrastive_loss` wants, as `extra`: one pass over the features for both.
+            group: of `contrastive_loss`.
+        """
         v = self.visual_head(self.see(frames))
         a = self.audio_head(self.hear(sound))
-        return Output(similarity_map(v, a), v, a)
+        if not pairs:
+            return Output(similarity_map(v, a), v, a)
+        s, logits = localize(v, gather_rows(a, group), self.tau, first_own=first_own_column(len(v), group))
+        return Output(s, v, a, (logits,))
+
+    @property
+    def gives_pairs(self) -> bool:
+        """Whether `forward` takes `pairs`: a localizer with a map or a contrastive loss of its own does not."""
+        own = type(self)
+        return own.forward is Localizer.forward and own.contrastive_loss is Localizer.contrastive_loss
 
     def see(self, frames: Tensor) -> Tensor:
         """The grid [N, dim, h, w] of frames [N, 3, H, W]; what is that grid already, from a cache, passes."""
@@ -123,7 +139,7 @@ class Localizer(nn.Module):
         Returns:
             0-d. Fewer than two rows with a weight give exactly 0, with a zero gradient.
         """
-        logits = mil_logits(output.v, gather_rows(output.a, group), self.tau)
+        (logits,) = output.extra or (mil_logits(output.v, gather_rows(output.a, group), self.tau),)
         return two_way_cross_entropy(gather_rows(logits, group), gather_rows(weight, group))
 
     def start(self) -> None:

@@ -55,7 +55,7 @@ class SLAVC(Localizer):
         fast = [p for part in PARTS for p in getattr(self, part).parameters()]
         ema_update([p for part in PARTS for p in self.slow[part].parameters()], fast, self.momentum)
 
-    def forward(self, frames: Tensor, sound: Tensor) -> Output:
+    def forward(self, frames: Tensor, sound: Tensor) -> Output:  # type: ignore[override]  # gives_pairs is False
         v, a, v2, a2 = self._features({part: getattr(self, part) for part in PARTS}, frames, sound)
         extra = (v2, a2)
         if self.training:

@@ -2,12 +2,14 @@
 
 import copy
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from small_pairs import LABELLED, LOOSE, SIZE, UNLABELLED, make_batch, make_pairs, step_of
 
 from fastdmt.algorithm.dmt import supervised_loss
+from fastdmt.models import localizer
 from fastdmt_kernels import boxes_to_mask, unpack_mask
 
 
@@ -24,6 +26,18 @@ def test_gradients_reach_every_branch_and_no_teacher(algorithm):
             else:
                 assert p.grad is not None and p.grad.abs().max() > 0, name
     assert all(p.grad is None and not p.requires_grad for t in teachers for p in t.parameters())
+
+
+@pytest.mark.parametrize("lambda_u", [0.0, 0.7])
+def test_pairs_are_computed_where_their_loss_follows(lambda_u, monkeypatch):
+    """One pass over the features gives a student's map and logits; teachers, and students without that loss, a map."""
+    students, teachers = make_pairs()
+    spies = {op: Mock(wraps=getattr(localizer, op)) for op in ("localize", "mil_logits", "similarity_map")}
+    for op, spy in spies.items():
+        monkeypatch.setattr(localizer, op, spy)
+    step_of("dmt", replace(LOOSE, lambda_u=lambda_u), students, teachers).unbiased(make_batch(0))
+    calls, both = {op: spy.call_count for op, spy in spies.items()}, 2 if lambda_u else 0
+    assert calls == {"localize": both, "mil_logits": 0, "similarity_map": 4 - both}
 
 
 def test_rejected_clips_have_no_influence():

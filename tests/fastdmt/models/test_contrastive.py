@@ -23,6 +23,12 @@ def rank_of(rank, world, store, queue):
         loss.backward()
         dist.all_reduce(head.grad)
         results[name] = (loss.item(), (head.grad / world).tolist())
+    localizer, v, a = kept_features()
+    rows = slice(rank * N // world, (rank + 1) * N // world)
+    out = localizer(v[rows], a[rows], True, dist.group.WORLD)
+    (localizer.contrastive_loss(out, torch.ones(N // world), dist.group.WORLD) + out.map.square().mean()).backward()
+    dist.all_reduce(v.grad), dist.all_reduce(a.grad)
+    results["one pass"] = out.map.tolist(), (v.grad / world).tolist(), (a.grad / world).tolist()
     queue.put((rank, results))
     dist.barrier()
     dist.destroy_process_group()
@@ -31,6 +37,14 @@ def rank_of(rank, world, store, queue):
 def distributed_case(name):
     head = torch.linspace(0.5, 1.5, D, dtype=torch.float64).requires_grad_()
     return small(name), head, features(name, seed=3), torch.tensor([1.0, 0, 1, 1, 0, 1])
+
+
+def kept_features():
+    """A localizer, and grids and sounds that its encoders need not see again."""
+    g = torch.Generator().manual_seed(5)
+    localizer = small(dim=128)
+    localizer.audio_head = torch.nn.Identity()
+    return localizer, *(torch.randn(N, 128, *s, generator=g, requires_grad=True) for s in ((3, 3), ()))
 
 
 def bend(x, head):
@@ -49,6 +63,14 @@ def test_ranks_share_their_negatives(tmp_path):
     for p in processes:
         p.join(60)
         assert p.exitcode == 0
+    localizer, v, a = kept_features()
+    out = localizer(v, a)  # two passes in one process
+    (localizer.contrastive_loss(out, torch.ones(N)) + out.map.square().mean()).backward()
+    for rank in range(2):
+        s, *grads = results[rank]["one pass"]
+        np.testing.assert_allclose(s, out.map.detach()[rank * N // 2 : (rank + 1) * N // 2].numpy(), atol=1e-6)
+        for grad, x in zip(grads, (v, a), strict=True):
+            np.testing.assert_allclose(grad, x.grad.numpy(), rtol=1e-4, atol=1e-6)
     for name in LOCALIZERS:
         localizer, head, parts, weight = distributed_case(name)
         loss = localizer.contrastive_loss(output([bend(x, head) for x in parts]), weight)

@@ -156,6 +156,27 @@ def test_map_is_the_cosine():
         assert out.map[n, y, x].item() == pytest.approx(cosine, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", LOCALIZERS)
+def test_map_and_logits_of_one_pass_are_those_of_two(name, monkeypatch):
+    localizer = small(name, dim=64).double().train()
+    assert localizer.gives_pairs == (name in ("dmt", "ezvsl"))
+    if not localizer.gives_pairs:
+        return
+    g = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(3, 3, *s, generator=g, dtype=torch.float64) for s in ((64, 64), (1, 96, 64))]
+    results = []
+    for pairs in (False, True):
+        if pairs:  # the loss computes no logits of its own
+            monkeypatch.setattr("fastdmt.models.localizer.mil_logits", None)
+        out = localizer(*inputs, pairs)
+        loss = localizer.contrastive_loss(out, torch.ones(3))
+        localizer.zero_grad(set_to_none=True)
+        (loss + out.map.square().sum()).backward()
+        grads = {key: p.grad for key, p in localizer.named_parameters() if p.grad is not None}
+        results.append((out.map.detach(), loss.detach(), grads))
+    torch.testing.assert_close(*results)
+
+
 def test_a_method_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from fastdmt.models.localizer import Localizer\n"
