@@ -1,6 +1,6 @@
 """EMA and ema_update: every tensor of the teachers moves towards its student in one launch.
 
-    t <- t + (1 - m) (s - t)      integer buffers: t <- s      shadow <- t, rounded
+    t <- t + (1 - m) (s - t)      integer buffers: t <- s
 
 A table of addresses in device memory tells each program its tensor and its chunk. The constructor makes it; a step
 compares addresses and launches. m is an argument of the launch, or read on the device: a captured graph follows it.
@@ -19,9 +19,9 @@ from . import checks
 from .backend import cdiv, jit, launch, launches, tl
 from .tuning import config
 
-COLUMNS = 7  # of the table: teacher, student, shadow, elements, and the three types' codes
+COLUMNS = 5  # of the table: teacher, student, elements, and the two types' codes
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-BYTES, NO_SHADOW = 3, -1
+BYTES = 3
 
 
 @jit
@@ -55,7 +55,7 @@ def store_floats(address, code, o, x, mask, WHOLE: tl.constexpr):
         write(tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16), o, x, mask, WHOLE)
     elif code == 1:
         write(tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16), o, x, mask, WHOLE)
-    elif code == 2:
+    else:
         write(tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16), o, x, mask, WHOLE)
 
 
@@ -71,7 +71,6 @@ def move(row, teacher_code, student_code, begin, count, keep, WHOLE: tl.constexp
     new = tl.where(keep < 0.5, aim - keep * way, old + (1.0 - keep) * way)
     new = tl.where(keep == 0.0, aim, tl.where(keep == 1.0, old, new))
     store_floats(teacher, teacher_code, o, new, mask, WHOLE)
-    store_floats(tl.load(row + 2), tl.load(row + 6), o, new, mask, WHOLE)
 
 
 @jit
@@ -82,12 +81,12 @@ def ema_kernel(
     i = tl.program_id(0)
     row = table + tl.load(chunks + 2 * i).to(tl.int64) * COLUMNS
     begin = tl.load(chunks + 2 * i + 1).to(tl.int64) * BLOCK
-    count = tl.load(row + 3) - begin
+    count = tl.load(row + 2) - begin
     if ON_DEVICE:
         keep = tl.load(m).to(tl.float32)
     else:
         keep = m + 0.0
-    teacher_code, student_code = tl.load(row + 4), tl.load(row + 5)
+    teacher_code, student_code = tl.load(row + 3), tl.load(row + 4)
     if teacher_code == BYTES:
         o = begin + tl.arange(0, BLOCK)
         mask = tl.arange(0, BLOCK) < count
@@ -103,7 +102,7 @@ def ema_kernel(
         move(row, teacher_code, student_code, begin, count, keep, True, BLOCK)
 
 
-Row = tuple[Tensor, Tensor, Tensor | None]  # teacher, student, shadow
+Row = tuple[Tensor, Tensor]  # teacher, student
 
 
 class Tables(NamedTuple):
@@ -116,24 +115,22 @@ class Tables(NamedTuple):
     stream: object  #: the stream that the tables' memory belongs to
 
 
-def _entry(teacher: Tensor, student: Tensor, shadow: Tensor | None) -> list[int] | None:
+def _entry(teacher: Tensor, student: Tensor) -> list[int] | None:
     """The table's row of one tensor, None when the kernel does not take it: unaligned, float64, unlike strides."""
-    tensors = [teacher, student] if shadow is None else [teacher, student, shadow]
     dense = teacher.is_contiguous() or (teacher.dim() == 4 and teacher.is_contiguous(memory_format=torch.channels_last))
-    if not dense or any(t.data_ptr() % 16 or t.stride() != teacher.stride() for t in tensors):
+    addresses = [teacher.data_ptr(), student.data_ptr()]
+    if not dense or teacher.stride() != student.stride() or any(address % 16 for address in addresses):
         return None
-    addresses = [teacher.data_ptr(), student.data_ptr(), 0 if shadow is None else shadow.data_ptr()]
     if not teacher.is_floating_point():
-        same = teacher.dtype == student.dtype and shadow is None
-        return [*addresses, teacher.numel() * teacher.element_size(), BYTES, BYTES, NO_SHADOW] if same else None
-    if any(t.dtype not in CODES for t in tensors):
+        size = teacher.numel() * teacher.element_size()
+        return [*addresses, size, BYTES, BYTES] if teacher.dtype == student.dtype else None
+    if teacher.dtype not in CODES or student.dtype not in CODES:
         return None
-    code = NO_SHADOW if shadow is None else CODES[shadow.dtype]
-    return [*addresses, teacher.numel(), CODES[teacher.dtype], CODES[student.dtype], code]
+    return [*addresses, teacher.numel(), CODES[teacher.dtype], CODES[student.dtype]]
 
 
 def _addresses(rows: Sequence[Row]) -> list[int]:
-    return [t.data_ptr() for row in rows for t in row if t is not None]
+    return [t.data_ptr() for row in rows for t in row]
 
 
 def _tabulate(rows: Sequence[Row], block: int) -> Tables:
@@ -143,7 +140,7 @@ def _tabulate(rows: Sequence[Row], block: int) -> Tables:
         if entry is None:
             rest.append(row)
         else:
-            chunks += [(len(entries), chunk) for chunk in range(cdiv(entry[3], block))]
+            chunks += [(len(entries), chunk) for chunk in range(cdiv(entry[2], block))]
             entries.append(entry)
     device = rows[0][0].device
     table = torch.tensor(entries, dtype=torch.int64).view(len(entries), COLUMNS).to(device)
@@ -201,8 +198,6 @@ class Foreach:
         for row in rows:
             groups.setdefault((row[0].dtype, row[1].dtype), []).append(row)
         self.groups = [(*types, [r[0] for r in g], [r[1] for r in g]) for types, g in groups.items()]
-        shadowed = [row for row in rows if row[2] is not None]
-        self.shadowed = [r[0] for r in shadowed], [r[2] for r in shadowed]
 
     def step(self, m: Tensor | float) -> None:
         # A plain tensor in host memory is a number; any other keeps its value to itself.
@@ -219,8 +214,6 @@ class Foreach:
                 values = [t.to(wide, copy=True) for t in teachers]
                 _lerp(values, [s.to(wide) for s in students], m)
                 torch._foreach_copy_(teachers, values)
-        if self.shadowed[0]:
-            torch._foreach_copy_(self.shadowed[1], self.shadowed[0])
 
 
 def _lerp(old: list[Tensor], aim: list[Tensor], m: Tensor | float) -> None:
@@ -236,61 +229,53 @@ def _lerp(old: list[Tensor], aim: list[Tensor], m: Tensor | float) -> None:
         t.copy_(torch.where(keep == 0, s, torch.where(keep == 1, t, moved)))
 
 
-def _local(t: Tensor | None) -> Tensor | None:
+def _local(t: Tensor) -> Tensor:
     """This rank's shard of a DTensor; any other tensor itself."""
-    return t.to_local() if hasattr(t, "placements") else t
+    return t.to_local() if hasattr(t, "placements") else t  # type: ignore[attr-defined]  # a DTensor's
 
 
-def _check(i: int, teacher: Tensor, student: Tensor, shadow: Tensor | None) -> None:
-    checks.same_device(f"teachers[{i}]", teacher, **{f"students[{i}]": student, f"shadow[{i}]": shadow})
-    for name, other in ((f"students[{i}]", student), (f"shadow[{i}]", shadow)):
-        if other is None:
-            continue
-        if other.shape != teacher.shape:
-            came, wanted = list(other.shape), list(teacher.shape)
-            raise ValueError(f"{name} has shape {came}, teachers[{i}] {wanted}; the same shape is wanted")
-        if any(getattr(other, x, None) != getattr(teacher, x, None) for x in ("device_mesh", "placements")):
-            raise ValueError(
-                f"teachers[{i}] and {name} are sharded differently (a root module of FSDP2 stays gathered after a "
-                "forward without gradient: call its reshard() before the update)"
-            )
-        if _local(other).shape != _local(teacher).shape:
-            raise ValueError(f"{name} and teachers[{i}] have different shapes on this rank; the same shards are wanted")
+def _check(i: int, teacher: Tensor, student: Tensor) -> None:
+    own, other = f"teachers[{i}]", f"students[{i}]"
+    checks.same_device(own, teacher, **{other: student})
+    if student.shape != teacher.shape:
+        came, wanted = list(student.shape), list(teacher.shape)
+        raise ValueError(f"{other} has shape {came}, {own} {wanted}; the same shape is wanted")
+    if any(getattr(student, x, None) != getattr(teacher, x, None) for x in ("device_mesh", "placements")):
+        raise ValueError(
+            f"{own} and {other} are sharded differently (a root module of FSDP2 stays gathered after a forward without "
+            "gradient: call its reshard() before the update)"
+        )
+    if _local(student).shape != _local(teacher).shape:
+        raise ValueError(f"{other} and {own} have different shapes on this rank; the same shards are wanted")
     if teacher.is_floating_point() != student.is_floating_point() or teacher.is_complex():
-        raise TypeError(f"teachers[{i}] is {teacher.dtype}, students[{i}] {student.dtype}; both float or both integer")
+        raise TypeError(f"{own} is {teacher.dtype}, {other} {student.dtype}; both float or both integer")
 
 
-def _moving(
-    teachers: Sequence[Tensor], students: Sequence[Tensor], shadow: Sequence[Tensor | None] | None
-) -> list[tuple[int, Row]]:
+def _moving(teachers: Sequence[Tensor], students: Sequence[Tensor]) -> list[tuple[int, Row]]:
     """The rows that move, each with its position."""
     if len(teachers) != len(students):
         raise ValueError(f"students holds {len(students)} tensors, teachers {len(teachers)}; the same number is wanted")
-    if shadow is not None and len(shadow) != len(teachers):
-        raise ValueError(f"shadow holds {len(shadow)} tensors, teachers {len(teachers)}; the same number is wanted")
     rows = []
-    for i, (t, s, h) in enumerate(zip(teachers, students, shadow or [None] * len(teachers), strict=True)):
-        _check(i, t, s, h)
-        if h is not None or s.requires_grad or not isinstance(s, torch.nn.Parameter):
-            rows.append((i, (t, s, h)))
+    for i, (t, s) in enumerate(zip(teachers, students, strict=True)):
+        _check(i, t, s)
+        if s.requires_grad or not isinstance(s, torch.nn.Parameter):
+            rows.append((i, (t, s)))
     return rows
 
 
-def _place(t: Tensor | None) -> tuple | None:
+def _place(t: Tensor) -> tuple:
     """Where a tensor's elements are; works without memory (meta) too."""
-    if t is None:
-        return None
     t = _local(t)
     return t.untyped_storage()._cdata, t.storage_offset(), t.stride(), t.dtype
 
 
 def _unique(rows: list[tuple[int, Row]]) -> list[Row]:
-    seen: dict[tuple | None, tuple[int, list]] = {}
+    seen: dict[tuple, tuple[int, tuple]] = {}
     for i, row in rows:
-        teacher, *others = (_place(t) for t in row)
-        first, known = seen.setdefault(teacher, (i, others))
-        if known != others:
-            raise ValueError(f"teachers[{i}] is teachers[{first}] once more, with another student or shadow")
+        teacher, student = (_place(t) for t in row)
+        first, known = seen.setdefault(teacher, (i, student))
+        if known != student:
+            raise ValueError(f"teachers[{i}] is teachers[{first}] once more, with another student")
     firsts = {i for i, _ in seen.values()}
     return [row for i, row in rows if i in firsts]
 
@@ -301,9 +286,8 @@ class EMA:
     Args:
         teachers, students: parameters and buffers in the same order: any shapes and float types (float32 teachers of
             bfloat16 students too), integer buffers (copied), DTensors sharded alike (each rank moves its shards). A
-            student that is a Parameter without gradient is frozen and skipped, unless it has a shadow. A pair that
-            appears twice (tied weights) moves once.
-        shadow: None, or for each teacher None or a tensor of its shape (bfloat16, say), which receives the new value.
+            student that is a Parameter without gradient is frozen and skipped. A pair that appears twice (tied
+            weights) moves once.
 
     The lists and the mode (`use`) are read here: make a new object when tensors are frozen or replaced. Storage may
     move: the step notices. A CUDA graph may hold a step, after one outside it; keep the object as long as the graph.
@@ -316,16 +300,14 @@ class EMA:
     Source: Tarvainen & Valpola 2017 (mean teacher); buffers too after EMAN (Cai et al. 2021).
     """
 
-    def __init__(
-        self, teachers: Sequence[Tensor], students: Sequence[Tensor], shadow: Sequence[Tensor | None] | None = None
-    ) -> None:
-        self._rows = _unique(_moving(list(teachers), list(students), shadow))
+    def __init__(self, teachers: Sequence[Tensor], students: Sequence[Tensor]) -> None:
+        self._rows = _unique(_moving(list(teachers), list(students)))
         self._sharded = any(hasattr(row[0], "placements") for row in self._rows)
         with torch.no_grad():
             self._prepare(self._local_rows())
 
     def _local_rows(self) -> list[Row]:
-        return [tuple(_local(t) for t in row) for row in self._rows] if self._sharded else self._rows
+        return [(_local(t), _local(s)) for t, s in self._rows] if self._sharded else self._rows
 
     def _prepare(self, rows: list[Row]) -> None:
         self._shards = rows
@@ -360,37 +342,26 @@ class EMA:
             part.step(m)
 
 
-def ema_update(
-    teachers: Sequence[Tensor],
-    students: Sequence[Tensor],
-    m: Tensor | float,
-    shadow: Sequence[Tensor | None] | None = None,
-) -> None:
-    """`EMA(teachers, students, shadow).step(m)`, for one-off use: in a loop make the object once."""
+def ema_update(teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor | float) -> None:
+    """`EMA(teachers, students).step(m)`, for one-off use: in a loop make the object once."""
     if not torch.compiler.is_compiling():
-        EMA(teachers, students, shadow).step(m)
-    elif rows := [row for _, row in _moving(list(teachers), list(students), shadow)]:
+        EMA(teachers, students).step(m)
+    elif rows := [row for _, row in _moving(list(teachers), list(students))]:
         _compiled(*zip(*rows, strict=True), m=m)
 
 
-@library.custom_op("fastdmt::ema_update", mutates_args=("teachers", "shadow"))
-def _update(
-    teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor, shadow: Sequence[Tensor], places: Sequence[int]
-) -> None:
-    """Inside a compiled region; `shadow` are the shadows of the teachers at `places`."""
-    shadows: list[Tensor | None] = [None] * len(teachers)
-    for place, tensor in zip(places, shadow, strict=True):
-        shadows[place] = tensor
-    EMA(teachers, [s.detach() for s in students], shadows).step(m)
+@library.custom_op("fastdmt::ema_update", mutates_args=("teachers",))
+def _update(teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor) -> None:
+    """Inside a compiled region."""
+    EMA(teachers, [s.detach() for s in students]).step(m)
 
 
 @_update.register_fake
-def _(teachers, students, m, shadow, places):
+def _(teachers, students, m):
     return None
 
 
-def _compiled(teachers: Sequence[Tensor], students: Sequence[Tensor], shadows: Sequence, m: Tensor | float) -> None:
+def _compiled(teachers: Sequence[Tensor], students: Sequence[Tensor], m: Tensor | float) -> None:
     if not isinstance(m, Tensor):
         m = torch.full((), m, dtype=torch.float32, device=teachers[0].device)
-    places = [i for i, shadow in enumerate(shadows) if shadow is not None]
-    _update(list(teachers), list(students), m, [shadows[i] for i in places], places)
+    _update(list(teachers), list(students), m)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import checks, reference
 from .backend import DEVICES, jit, launch, launches, power_of_2, tl
-from .masks import boxes_to_mask
 from .tuning import config
 from .upsampling import band_start, column_sources, mixed_row, plan, row_share
 
@@ -238,7 +237,6 @@ def localization_loss(
     size: tuple[int, int],
     valid: Tensor | None = None,
     total: Tensor | None = None,
-    min_agree: int = 1,
 ) -> Tensor:
     """Weighted mean over samples of the pixel-wise binary cross-entropy between P = sigmoid(w S + b) and the truth.
 
@@ -246,10 +244,8 @@ def localization_loss(
     weight [N] (0 or less takes a row out, whatever it holds; a NaN shows in the loss). The logits are up-sampled to
     `size` = (H, W) pixels (bilinear, align_corners=False) before the sigmoid. Truth, by the dtype of `target`:
 
-    int32   packed masks [N, H, ceil(W/32)]
+    int32   packed masks [N, H, ceil(W/32)] (of boxes: `boxes_to_mask`)
     uint8   confidences [N, H, W], 255 = certain
-    float   boxes [N, K, 4], x0 y0 x1 y1 in pixels; a pixel counts when at least `min_agree` boxes hold its centre (2
-            is Flickr-SoundNet's rule, 1 the union); a row with x1 <= x0 or y1 <= y0 is padding
 
     valid   packed mask [N, H, ceil(W/32)] of the pixels that count; all do when it is None
     total   [] divides the weighted sum in place of the sum of weights (for a mean over ranks or micro-batches)
@@ -264,14 +260,11 @@ def localization_loss(
     checks.affine("affine", affine)
     checks.tensor("weight", weight, "[N]", (*checks.FLOATS, torch.bool))
     checks.frame_size("size", size)
-    checks.number("min_agree", min_agree, 0, float("inf"), "1 or more")
-    if not isinstance(target, Tensor) or target.dtype not in (torch.int32, torch.uint8, *checks.FLOATS):
+    if not isinstance(target, Tensor) or target.dtype not in (torch.int32, torch.uint8):
         came = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target is {came}; int32 packed masks, uint8 confidences or float boxes are wanted")
+        raise TypeError(f"target is {came}; int32 packed masks or uint8 confidences are wanted (boxes: boxes_to_mask)")
     n, words = s.shape[0], -(-size[1] // 32)
-    wanted = {torch.int32: (n, size[0], words), torch.uint8: (n, size[0], size[1])}.get(target.dtype)
-    if wanted is None:
-        wanted = (n, target.shape[1] if target.dim() == 3 else "K", 4)
+    wanted = (n, size[0], words if target.dtype == torch.int32 else size[1])
     for name, value, shape in (("target", target, wanted), ("valid", valid, (n, size[0], words))):
         if value is not None and tuple(value.shape) != shape:
             raise ValueError(f"{name} has shape {list(value.shape)}; {list(shape)} is wanted for {n} maps and {size}")
@@ -281,11 +274,9 @@ def localization_loss(
         raise TypeError("total is not a tensor with one element; a 0-d tensor on the maps' device is wanted")
     checks.same_size("rows", "s", n, "weight", weight.shape[0])
     checks.same_device("s", s, affine=affine, target=target, weight=weight, valid=valid, total=total)
-    for name, value in (("target", target), ("weight", weight), ("total", total)):
+    for name, value in (("weight", weight), ("total", total)):
         if value is not None and value.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name} requires a gradient, and the loss has one in s and affine alone; detach it")
-    if target.is_floating_point():
-        target = boxes_to_mask(target, size, min_agree)
     if not launches(s, affine):
         return reference.localization_loss(s, affine, target, weight, size=size, valid=valid, total=total)
     grad = torch.is_grad_enabled() and (s.requires_grad or affine.requires_grad)

@@ -41,12 +41,15 @@ WRONG = {
     "soft is 'mean'": lambda: consensus(S, S, C, C, soft="mean"),
     "ignore_below is 2": lambda: consensus(S, S, C, C, ignore_below=2),
     r"target has shape \[2, 20, 2\]; \[2, 20, 3\]": lambda: localization_loss(S, C, MASK, ONES, size=(20, 80)),
+    r"target is torch.float32; .* \(boxes: boxes_to_mask\)": lambda: localization_loss(
+        S, C, torch.zeros(2, 1, 4), ONES, size=SIZE
+    ),
     "target is torch.int64": lambda: localization_loss(S, C, MASK.long(), ONES, size=SIZE),
     "weight holds 1 rows, s holds 2": lambda: localization_loss(S, C, MASK, ONES[:1], size=SIZE),
     "valid has shape": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK[:1]),
     "valid is bool": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, valid=MASK.bool()),
     "total is not a tensor": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, total=2.0),
-    "min_agree is 0": lambda: localization_loss(S, C, MASK, ONES, size=SIZE, min_agree=0),
+    "min_agree is 0": lambda: boxes_to_mask(torch.zeros(1, 1, 4), SIZE, 0),
     "weight requires a gradient": lambda: localization_loss(S, C, MASK, ONES.clone().requires_grad_(), size=SIZE),
     "total requires a gradient": lambda: localization_loss(
         S, C, MASK, ONES, size=SIZE, total=torch.ones((), requires_grad=True)

@@ -22,19 +22,17 @@ def expected(teacher, student, m):
     return m * teacher.double() + (1 - m) * student.double()
 
 
-def check(teachers, students, m, shadow=None, step=None):
+def check(teachers, students, m, step=None):
     truth = [expected(t, s, float(m)) for t, s in zip(teachers, students, strict=True)]
     if step is None:
-        ema_update(teachers, students, m, shadow)
+        ema_update(teachers, students, m)
     else:
         step(m)
-    for i, (t, want) in enumerate(zip(teachers, truth, strict=True)):
+    for t, want in zip(teachers, truth, strict=True):
         if not t.is_floating_point():
             assert torch.equal(t, want.to(t.dtype))
         elif t.numel():
             assert_close(t, want, torch.float32 if t.dtype == torch.float64 else t.dtype)
-        if shadow is not None and shadow[i] is not None:
-            assert_close(shadow[i], want, shadow[i].dtype)
 
 
 def mixture(device):
@@ -67,33 +65,15 @@ def test_a_mixed_list(request, device, mode, m):
     check(teachers, students, torch.tensor(0.75, device=device) if m == "tensor" else m)
 
 
-@MODES
-def test_the_shadow_is_the_rounded_teacher(request, device, mode):
-    request.getfixturevalue(mode)
-    teachers, students = mixture(device)
-    shadow = [
-        torch.full_like(t, float("nan"), dtype=torch.bfloat16) if t.is_floating_point() else None for t in teachers
-    ]
-    shadow[3] = None
-    check(teachers, students, 0.9, shadow)
-
-
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 5000), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.sampled_from([None, *DTYPES])
-        ),
-        min_size=1,
-        max_size=4,
-    ),
+    st.lists(st.tuples(st.integers(0, 5000), st.sampled_from(DTYPES), st.sampled_from(DTYPES)), min_size=1, max_size=4),
     st.floats(0, 1),
 )
 def test_any_list(kernels, device, entries, m):
-    teachers = [torch.randn(n, device=device).to(t) for n, t, _, _ in entries]
-    students = [torch.randn(n, device=device).to(s) for n, _, s, _ in entries]
-    shadow = [None if h is None else torch.empty(n, device=device, dtype=h) for n, _, _, h in entries]
-    check(teachers, students, torch.tensor(m, device=device), shadow)
+    teachers = [torch.randn(n, device=device).to(t) for n, t, _ in entries]
+    students = [torch.randn(n, device=device).to(s) for n, _, s in entries]
+    check(teachers, students, torch.tensor(m, device=device))
 
 
 def test_one_launch_and_one_table_for_many_steps(kernels, device, monkeypatch):
@@ -148,7 +128,7 @@ def test_on_the_meta_device_a_step_changes_nothing(mode):
     before = fastdmt_kernels.use(mode)
     try:
         teachers, students = ([torch.empty(n, device="meta") for n in (3, 4)] for _ in range(2))
-        prepared = EMA(teachers, students, [None, torch.empty(4, device="meta", dtype=torch.bfloat16)])
+        prepared = EMA(teachers, students)
         prepared.step(0.5)
         prepared.step(torch.empty((), device="meta"))
         with pytest.raises(ValueError, match="the same shape is wanted"):
@@ -220,10 +200,11 @@ def rank_main(rank, port, queue):
     whole, other = torch.zeros(5, 3), init_device_mesh("cpu", (2, 1))
     replicated = distribute_tensor(whole, mesh, [Replicate()])
     mixed = [
-        ([whole], [student], None),
-        ([replicated], [replicated], [teacher]),  # a shadow that holds half of the rows
-        ([teacher], [student], [whole]),
-        ([teacher], [student], [distribute_tensor(whole, other, [Shard(0), Replicate()])]),
+        ([whole], [student]),
+        ([replicated], [student]),  # which holds half of the rows
+        ([teacher], [replicated]),
+        ([teacher], [whole]),
+        ([teacher], [distribute_tensor(whole, other, [Shard(0), Replicate()])]),
     ]
     for lists in mixed:
         try:
@@ -248,7 +229,7 @@ def test_shards_of_two_ranks():
         want = 0.25 * torch.arange(15.0).view(5, 3)
         torch.testing.assert_close(torch.from_numpy(reference), want)
         torch.testing.assert_close(torch.from_numpy(kernel), want)
-        assert len(messages) == 4 and all("reshard()" in message for message in messages), messages
+        assert len(messages) == 5 and all("reshard()" in message for message in messages), messages
     for process in ranks:
         process.join(timeout=60)
         assert process.exitcode == 0

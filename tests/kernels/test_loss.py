@@ -8,27 +8,22 @@ from closeness import assert_close, gradients
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdmt_kernels import boxes_to_mask, localization_loss, pack_mask, reference
+from fastdmt_kernels import localization_loss, pack_mask, reference
 
-KINDS = ("mask", "uint8", "boxes")
+KINDS = ("mask", "uint8")
 
 
 def truth_of(kind, n, height, width, device):
     if kind == "mask":
         return pack_mask(torch.rand(n, height, width, device=device) > 0.5)
-    if kind == "uint8":
-        return torch.randint(0, 256, (n, height, width), dtype=torch.uint8, device=device)
-    corner = torch.rand(n, 4, 2, device=device) * torch.tensor([width, height], device=device)
-    boxes = torch.cat([corner, corner + 20 * torch.rand(n, 4, 2, device=device)], 2)
-    boxes[:, 3] = 0
-    return boxes
+    return torch.randint(0, 256, (n, height, width), dtype=torch.uint8, device=device)
 
 
 def compare(n, cells, size, kind, masked, device, dtype=torch.float32, scale=10.0):
     s = torch.randn(n, *cells, device=device).to(dtype)
     affine = torch.tensor([scale, -1.0], device=device)
     weight = torch.rand(n, device=device)
-    extra = {"size": size, "min_agree": 2 if masked else 1}
+    extra = {"size": size}
     if masked:
         weight[0] = 0
         extra["valid"] = pack_mask(torch.rand(n, *size, device=device) > 0.3)
@@ -37,10 +32,8 @@ def compare(n, cells, size, kind, masked, device, dtype=torch.float32, scale=10.
     value, grads = gradients(
         lambda s, c: localization_loss(s, c, target, weight, **extra), (s, affine), torch.ones_like
     )
-    agree = extra.pop("min_agree")
-    packed = boxes_to_mask(target, size, agree) if kind == "boxes" else target
     truth, wanted = gradients(
-        lambda s, c: reference.localization_loss(s, c, packed, weight, **extra),
+        lambda s, c: reference.localization_loss(s, c, target, weight, **extra),
         (s.double(), affine.double()),
         torch.ones_like,
     )
@@ -133,7 +126,7 @@ def test_no_weight_at_all_is_a_loss_of_zero(request, device, mode):
 
 def test_runs_are_identical_and_scaled_by_the_upstream_gradient(kernels, device):
     s, affine = torch.randn(2, 5, 5, device=device), torch.tensor([5.0, 0.0], device=device)
-    target, weight = truth_of("boxes", 2, 50, 50, device), torch.rand(2, device=device)
+    target, weight = truth_of("mask", 2, 50, 50, device), torch.rand(2, device=device)
 
     def run(factor):
         return gradients(

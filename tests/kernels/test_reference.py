@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from fastdmt_kernels import localization_loss, pack_mask, reference
+from fastdmt_kernels import boxes_to_mask, localization_loss, pack_mask, reference
 
 
 def test_gradient_of_the_reference():
@@ -19,9 +19,9 @@ def test_gradient_of_the_reference():
 
 def test_boxes_by_hand():
     # One pixel in four is inside; logit 0 costs log 2 everywhere.
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.4, 1.4]]])
+    target = boxes_to_mask(torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.4, 1.4]]]), (2, 2), min_agree=2)
     s, affine = torch.zeros(1, 1, 1), torch.tensor([1.0, 0.0], requires_grad=True)
-    loss = localization_loss(s, affine, boxes, torch.ones(1), size=(2, 2), min_agree=2)
+    loss = localization_loss(s, affine, target, torch.ones(1), size=(2, 2))
     loss.backward()
     assert math.isclose(loss.item(), math.log(2), rel_tol=1e-6)
     assert math.isclose(affine.grad[1].item(), 0.5 - 0.25, rel_tol=1e-6)
