@@ -32,6 +32,7 @@ from fastdmt_loaders.files import MAX_BYTES, read_file
 
 KNOWN = "VGG-SS json, a folder of Flickr-SoundNet XML, COCO json, Label Studio JSON, CVAT for images, CSV"
 SUFFIXES = (*FRAME_SUFFIXES, *SOUND_SUFFIXES, ".webp", ".bmp")
+LARGEST = 1e9  # pixels a side, beyond any picture
 UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that it was given
 # Names of a CSV's columns, in the order id, x0, y0, x1, y1, width, height, class.
 COLUMNS = (
@@ -59,6 +60,17 @@ class Box(NamedTuple):
     corners: tuple[float, float, float, float]
     size: tuple[float, float] | None
     label: str = ""
+
+    @property
+    def sane(self) -> bool:
+        """A name, finite corners, and sides that a picture can have."""
+        sides = self.size or (1, 1)
+        numbers = all(isinstance(side, (int, float)) and 0 < side < LARGEST for side in sides)
+        return isinstance(self.name, str) and all(map(math.isfinite, self.corners)) and numbers
+
+    @property
+    def told(self) -> str:
+        return f"corners {self.corners}" + (f" in a frame of {str(self.size)[:100]}" if self.size else "")
 
 
 @dataclass
@@ -138,13 +150,11 @@ def read_boxes(path: Path) -> tuple[str, list[Box]]:
             kind, boxes = "CSV", list(_csv(name, text))
     except DataError as error:
         raise DataError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ElementTree.ParseError) as error:
+    except Exception as error:  # of a damaged export anything
         raise DataError(f"{name}: cannot be read as boxes ({str(error)[:100]!r}); known: {KNOWN}") from error
-    wrong = next((box for box in boxes if not all(map(math.isfinite, box.corners))), None)
+    wrong = next((box for box in boxes if not box.sane), None)
     if wrong or not boxes:
-        raise DataError(
-            f"{name}: " + (f"{wrong.name}: corners {wrong.corners}; mend them" if wrong else "no box in it")
-        )
+        raise DataError(f"{name}: " + (f"{wrong.name!r:.100}: {wrong.told}; mend them" if wrong else "no box in it"))
     return kind, boxes
 
 

@@ -144,6 +144,31 @@ def test_a_zip_of_an_export_is_read(root, tmp_path):
         convert(tmp_path / "two.zip", root, force=True)
 
 
+@pytest.mark.parametrize(
+    "place, key, value",
+    [
+        ("annotations", "bbox", [10**400, 0, 1, 1]),
+        ("annotations", "bbox", [float("nan"), 0, 1, 1]),
+        ("annotations", "bbox", "1234567"),
+        ("annotations", "image_id", [1]),
+        ("images", "file_name", 17),
+        ("images", "file_name", None),
+        ("images", "width", "120"),
+        ("images", "width", -120),
+        ("images", "height", 10**400),
+        ("images", "height", float("inf")),
+    ],
+)
+def test_values_that_no_tool_writes_are_named(root, tmp_path, place, key, value):
+    content = json.loads(json.dumps(COCO))
+    content[place][0][key] = value
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"{path}: ") as caught:
+        convert(path, root)
+    assert "\n" not in str(caught.value) and not (root / "vggss.json").exists()
+
+
 @pytest.mark.parametrize("damage", ["content", "method", "password"])
 def test_a_zip_that_cannot_be_unpacked_is_named(root, tmp_path, damage):
     path = tmp_path / "task.zip"
