@@ -147,6 +147,12 @@ STAGES = (
         ("bench/steps.py profile --device cuda --out {out}/profile.txt",),
         ("bench/steps.py profile --device cpu --preset demo --clips 48 --size 32 --rows 8 --out {out}/profile.txt",),
     ),
+    Stage(
+        "host",
+        3,
+        ("bench/throughput.py --host --out {out}/host-times.json",),
+        ("bench/throughput.py --host --preset demo --rounds 1 --out {out}/host-times.json",),
+    ),
 )
 
 

@@ -10,6 +10,7 @@ unlabelled clip is accepted, first as masked rows, then packed into half as many
 
     python bench/throughput.py --gpus 1,2,4,8              # or --workers-cpu 1,2: the same batch in every process
     python bench/throughput.py --gpus 1,2,4,8 --strong     # the same batch shared by all of them
+    python bench/throughput.py --host --against COMMIT     # what a step costs the processor alone: see host.py
 """
 
 from __future__ import annotations
@@ -316,6 +317,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--strong", action="store_true", help="with --gpus, --workers-cpu: one batch shared by all")
     parser.add_argument("--clips", type=int, default=1600, help="of the files made for this")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 5 steps, on 320 clips")
+    parser.add_argument("--host", action="store_true", help="the host's share of a step, on networks of no size")
+    parser.add_argument("--against", metavar="COMMIT", help="with --host: measured in turn with this commit")
     parser.add_argument("--price", type=float, help="of an hour of the device")
     parser.add_argument(
         "--profile", type=Path, help="text file for a table of FastDMT's operators; a trace goes beside"
@@ -328,6 +331,12 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.rounds, args.steps, args.clips = 3, 5, 320
+    if args.host:
+        import host
+
+        found = host.compare(args.preset or "vggsound-144k", args.against, args.rounds)
+        write(args.out, "host", torch.device("cpu"), found)
+        return
     stages = args.stage or ["compute", "data", "e2e"]
     kind = torch.device(args.device).type
     with tempfile.TemporaryDirectory() as folder:

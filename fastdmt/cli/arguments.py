@@ -320,6 +320,8 @@ class DataPrepare:
     """Short side of the frames, pixels."""
     moment: float = 5.0
     """Second of the frame in a video; the middle of shorter ones."""
+    part: str = "1/1"
+    """i/n: the i-th of n parts of the items, for n machines that write into one folder; see `slurm --prepare`."""
     workers: int = 0
     """Processes; 0: all cores."""
 
@@ -340,7 +342,7 @@ class DataPack:
 
 @dataclass(frozen=True)
 class Slurm:
-    """Write a batch file for Slurm: one launcher a node, saved and requeued before the time limit."""
+    """Write a batch file for Slurm: a run, saved and requeued before the time limit, or an array that prepares data."""
 
     out: Positional[Path]
     """File to write, for sbatch."""
@@ -348,6 +350,11 @@ class Slurm:
     """Run folder, on a file system that all nodes share."""
     train: str = "--preset vggsound-144k"
     """Options of `fastdmt train`, in quotes: --train="--preset vggsound-10k --seed 1"."""
+    prepare: str = ""
+    """Instead of a run, an array of jobs that prepare data; arguments of `fastdmt data prepare`, in quotes:
+    --prepare="videos data/own"."""
+    parts: int = 32
+    """Jobs of the array, each with a part of the videos and --cpus-per-gpu cores."""
     nodes: int = 1
     """Machines."""
     gpus: int = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ def check(args: arguments.DataCheck) -> int:
 
 def prepare(args: arguments.DataPrepare) -> int:
     """`fastdmt data prepare`: exit code 1 when an item could not be made."""
+    part = re.fullmatch(r"(\d+)/(\d+)", args.part)
+    require(
+        part is not None and 1 <= int(part[1]) <= int(part[2]),
+        f"--part {args.part}: give i/n with i from 1 to n, for example --part 3/32",
+    )
     with bar(CONSOLE, "preparing") as tick:
         done = preparing.prepare(
             args.source,
@@ -93,6 +99,7 @@ def prepare(args: arguments.DataPrepare) -> int:
             rate=args.rate,
             side=args.side,
             moment=args.moment,
+            part=(int(part[1]), int(part[2])),
             workers=args.workers or None,
             progress=tick,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from rich.console import Console
 
 from fastdmt.config import TrainConfig, require
@@ -31,11 +32,14 @@ from fastdmt_loaders import (
 )  # fmt: skip
 from fastdmt_loaders.dataset.dataset import ROLES
 from fastdmt_loaders.dataset.lists import write_list
+from fastdmt_loaders.decode.clips import effort, is_clip
+from fastdmt_loaders.errors import DataError
 from fastdmt_loaders.loader import Loader
 from fastdmt_loaders.parallel import cores
 from fastdmt_loaders.tools.demo import make_demo
 
 MAX_BOXES = 8  # boxes an item keeps: VGG-SS names every sounding object of the frame
+LOOKED_AT = 3  # clips whose cost is measured
 RESIDENT = 1024  # validation items kept decoded between two validations
 
 
@@ -94,14 +98,15 @@ class Data:
             workers=workers,
             cache=data.cache,
             max_bad=data.max_bad_files,
-            group=dist.new_group() if world.size > 1 else None,
+            group=None if data.cache == "none" else world.own_group("loader"),  # each keeps a share of the cache
         )
 
-    def validation_batches(self, front_ends: tuple[str, ...], device: torch.device) -> list[EvalBatch]:
-        """Decoded validation items; small sets are decoded once and kept."""
+    def validation_batches(self, front_ends: tuple[str, ...], world: World) -> list[EvalBatch]:
+        """Decoded validation items, this process's share of them; small sets are decoded once and kept."""
         if self._resident:
             return self._resident
-        pairs = [Pair(i, i, True) for i in self.validation]
+        pairs = [Pair(i, i, True) for i in self.validation[world.rank :: world.size]]
+        device = world.device
         batches = list(eval_batches(self.dataset, pairs, self.view(front_ends, augment=False), 64, device=device))
         if self.features is not None:
             batches = [self.features.encode(batch) for batch in batches]
@@ -171,8 +176,28 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
         f"{len(split.validation):,} validation, {len(split.test):,} test clips ({dataset.rule} boxes)",
         *split.warnings,
         *notes,
+        *_cost_of_clips(dataset, [*split.train_labelled, *split.train_unlabelled]),
     ]
     return Data(dataset, split, cfg, summary)
+
+
+def _cost_of_clips(dataset: AVDataset, ids: list[str]) -> list[str]:
+    """A line where training items are videos, of which one frame is wanted: what it takes, from a few of them."""
+    clips = [i for i in ids if is_clip(dataset.frames[i])]
+    efforts = []
+    for i in clips[:: max(1, len(clips) // LOOKED_AT)][:LOOKED_AT]:
+        with contextlib.suppress(DataError):  # broken files are the loader's to name
+            efforts.append(effort(dataset.frame_path(i)))
+    if not efforts:
+        return []
+    frames, seconds = (statistics.median(column) for column in zip(*efforts))
+    better = f"{dataset.root}-prepared"
+    return [
+        f"{len(clips):,} of {len(ids):,} training frames are clips: the one frame wanted of each takes {frames:.0f} "
+        f"decoded ones, {1e3 * seconds:.0f} ms of a core, so this machine's {cores()} read {cores() / seconds:,.0f} a "
+        f"second, in every epoch unless the cache holds them; make pictures of them once with: "
+        f"{shlex.join(['fastdmt', 'data', 'prepare', str(dataset.root), better])}"
+    ]
 
 
 def _drawn(cfg: TrainConfig, dataset: AVDataset) -> Split:

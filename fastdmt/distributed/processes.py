@@ -57,6 +57,7 @@ class World:
     group: Any = None
     control: Any = None
     _pending: list = field(default_factory=list)
+    _groups: dict[str, Any] = field(default_factory=dict)
 
     @property
     def first(self) -> bool:
@@ -69,20 +70,34 @@ class World:
             dist.all_reduce(x, group=self.group)
         return x
 
-    def agree(self, flag: bool) -> bool:
-        """Does any rank say so? The same answer everywhere, and with several ranks the answer to the last call.
+    def agree(self, flag: bool, reduced: Tensor | None = None) -> bool:
+        """Does any rank say so? The same answer everywhere.
 
-        The reduction of this call runs behind the step and is read at the next call: no rank waits for another.
+        Args:
+            flag: what this rank says.
+            reduced: with several ranks, 0-d on the device: positive where a rank said so in a reduction of the step.
+
+        Returns:
+            On a GPU the answer of the call before: the device's queue holds the next step by then, and never runs dry.
         """
         if self.size == 1:
             return flag
-        mine = torch.tensor([int(flag)])
-        self._pending.append((mine, dist.all_reduce(mine, group=self.control, async_op=True)))
+        if self.device.type != "cuda":
+            return bool(reduced > 0)
+        value, there = reduced.to("cpu", non_blocking=True), torch.cuda.Event()
+        there.record()
+        self._pending.append((value, there))
         if len(self._pending) < 2:
             return False
-        value, work = self._pending.pop(0)
-        work.wait()
-        return bool(value.item())
+        value, there = self._pending.pop(0)
+        there.synchronize()
+        return bool(value > 0)
+
+    def own_group(self, purpose: str) -> Any:
+        """A process group for one purpose, made by all ranks when they first ask for it; None when alone."""
+        if self.size > 1 and purpose not in self._groups:
+            self._groups[purpose] = dist.new_group(backend="gloo" if purpose == "checkpoint" else None)
+        return self._groups.get(purpose)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, everywhere."""
@@ -111,8 +126,6 @@ class World:
 
     def leave(self) -> None:
         """End the process group, if there is one."""
-        for _, work in self._pending:
-            work.wait()
         self._pending.clear()
         if dist.is_initialized():
             dist.destroy_process_group()

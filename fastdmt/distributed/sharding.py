@@ -1,7 +1,8 @@
 """Students and teachers over several processes: sharded (FSDP2) or copied (DDP), equal to one process.
 
 fsdp  parameters, gradients and optimizer state of students and teachers live in shards, teachers sharded exactly as
-      their students, so that the EMA is local; gathered for the forward, freed before the optimizer and the EMA
+      their students, so that the EMA is local; gathered for the forward, in bf16 where the step computes in it, freed
+      before the optimizer and the EMA. BatchNorm's weights stay whole, in float32: they are a thousandth of all
 ddp   every process holds everything; gradients are averaged in buckets while the backward runs
 """
 
@@ -16,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fastdmt.config import ScaleConfig
 from fastdmt.distributed.processes import World
 
+BATCHNORM = nn.modules.batchnorm._BatchNorm
 SHARE_OF_A_COPY = 0.25  # of a process's memory, up to which copies are better than shards
 
 for _message in (
@@ -35,6 +37,9 @@ for _message in (
 class Parallel:
     """How the localizers of one run are spread.
 
+    Args:
+        half: the step computes in bf16, so that encoders' weights may be gathered in it.
+
     Attributes:
         calls: what to call instead of each student, in its order.
         mode: "fsdp", "ddp", or "one process".
@@ -43,7 +48,12 @@ class Parallel:
     """
 
     def __init__(
-        self, students: Sequence[nn.Module], teachers: Sequence[nn.Module], cfg: ScaleConfig, world: World
+        self,
+        students: Sequence[nn.Module],
+        teachers: Sequence[nn.Module],
+        cfg: ScaleConfig,
+        world: World,
+        half: bool = False,
     ) -> None:
         self.world, self.students, self.teachers = world, list(students), list(teachers)
         self.mode, why = chosen_mode(cfg.parallel, self.students, self.teachers, world)
@@ -54,13 +64,22 @@ class Parallel:
                 synchronise(student, world.group)
         if self.sharded:
             mesh = _mesh(world)
+            # Autocast would round the gathered weights to bf16 anyway; gradients are summed in float32.
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
             for localizer in (*self.students, *self.teachers):
                 for p in localizer.parameters():  # FSDP2 shards contiguous memory only; activations stay channels_last
                     p.data = p.data.contiguous()
                 for part in (localizer.visual, localizer.audio):
-                    fully_shard(part, mesh=mesh, reshard_after_forward=cfg.reshard)
+                    whole = {p for m in part.modules() if isinstance(m, BATCHNORM) for p in m.parameters(recurse=False)}
+                    fully_shard(
+                        part, mesh=mesh, reshard_after_forward=cfg.reshard, mp_policy=policy, ignored_params=whole
+                    )
                 # The root stays gathered until the backward is through: (w, b) take part in the loss, after forward.
                 fully_shard(localizer, mesh=mesh, reshard_after_forward=False)
+            every = (m for localizer in (*self.students, *self.teachers) for m in localizer.modules())
+            self._gathered = [m for m in every if isinstance(m, FSDPModule)]
         elif world.size > 1:
             self.calls = [
                 nn.parallel.DistributedDataParallel(
@@ -88,10 +107,8 @@ class Parallel:
         not seen by the next forward.
         """
         if self.sharded:
-            for localizer in (*self.students, *self.teachers):
-                for module in localizer.modules():
-                    if isinstance(module, FSDPModule):
-                        module.reshard()
+            for module in self._gathered:
+                module.reshard()
 
 
 def chosen_mode(
@@ -167,7 +184,7 @@ def _mean(x: Tensor, group: Any) -> Tensor:
     return x
 
 
-class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+class GlobalBatchNorm(BATCHNORM):
     """BatchNorm over the rows of all ranks, on any device; every rank must bring as many rows.
 
     torch's own SyncBatchNorm runs on CUDA alone.
@@ -199,6 +216,6 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 def synchronise(localizer: nn.Module, group: Any) -> None:
     """Turn every BatchNorm of a module into one over the global batch, in place; names stay."""
     for module in localizer.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCHNORM):
             module.__class__ = GlobalBatchNorm
             module.group = group

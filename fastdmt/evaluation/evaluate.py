@@ -53,6 +53,11 @@ def validate(
     Returns:
         source -> {"ciou", "auc"}.
     """
+    return scores_of(overlaps(model, batches, sources))
+
+
+def overlaps(model, batches: Iterable[EvalBatch], sources: Sequence[str]) -> dict[str, np.ndarray]:
+    """cIoU of every item at the absolute threshold: source -> [items], what `scores_of` sums up."""
     values: dict[str, list[Tensor]] = {source: [] for source in sources}
     parts = dict.fromkeys(part for source in sources for part in PARTS[source])
     for batch in batches:
@@ -61,7 +66,11 @@ def validate(
         for source in sources:
             p = torch.stack([maps[part] for part in PARTS[source]]).mean(0)
             values[source].append(metrics.ciou(metrics.binarise(p, "absolute"), truth))
-    found = {source: torch.cat(v).cpu().numpy() if v else np.zeros(0) for source, v in values.items()}
+    return {source: torch.cat(v).cpu().numpy() if v else np.zeros(0) for source, v in values.items()}
+
+
+def scores_of(found: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Figures of items' cIoU, in any order."""
     return {source: {"ciou": metrics.success(c), "auc": metrics.auc(c)} for source, c in found.items()}
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -51,7 +50,7 @@ class Saver:
 
     def __init__(self, run: Path, keep: int, world: World) -> None:
         self.run, self.keep, self.world = run, keep, world
-        self.group = dist.new_group(backend="gloo") if world.size > 1 else None  # the thread's own
+        self.group: Any = None  # the thread's own
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self.pool = ThreadPoolExecutor(1, "checkpoint")
         self.future: Future | None = None
@@ -67,6 +66,7 @@ class Saver:
                 one is whole.
         """
         self.wait()
+        self.group = self.world.own_group("checkpoint")
         staged = self.stager.stage(dict(tensors))
         self.future = self.pool.submit(self._write, step, staged, state)
 

@@ -36,7 +36,8 @@ class BadSteps:
 
     def add(self, step: int, bad: Tensor) -> None:
         """The flag of a step that the batches seen since the last call made."""
-        self._recent.append((step, self._ids, bad, torch.cat(self._broken)))
+        broken = self._broken[0] if len(self._broken) == 1 else torch.cat(self._broken)
+        self._recent.append((step, self._ids, bad, broken))
         self._ids, self._broken = [], []
 
     def forget(self) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from fastdmt.config import OptimConfig, require
 from fastdmt.distributed.processes import World
@@ -36,14 +38,30 @@ class LossScale:
         torch._amp_update_scale_(self.value, self.good, bad, SCALE_GROWTH, SCALE_BACKOFF, SCALE_EVERY)
 
 
+class Plan(NamedTuple):
+    """The parameters that have a gradient, as the kernels want them."""
+
+    sizes: list[int]  #: how many belong to each student
+    groups: list[tuple[dict[str, Any], list[int], list[list[Tensor]]]]  #: options; places among them; tensors
+    live: Tensor  #: [parameters] float32: 1 where there is a gradient
+    whole: list[bool]  #: of each: not a shard
+    share: Tensor | None  #: of a sharded run, [present]: what a rank's norm counts for in the sum over ranks
+
+
 class Update:
     """Steps one optimizer over both students.
 
+    What a step needs is put in order once: running statistics of all BatchNorms lie in one tensor, the optimizer's
+    step counts in another, and the lists of tensors are kept for as long as the same parameters have gradients.
+
     Args:
-        students: whose `grad`s are there.
+        students: whose `grad`s are there. Their float buffers are moved.
         optim: rates, decay, clipping.
         kind: "adamw" or "apex".
         sharded: parameters are DTensors.
+
+    Attributes:
+        leave: with several ranks, 0-d on the device: positive where one of them wanted to end after the last step.
     """
 
     def __init__(
@@ -52,14 +70,20 @@ class Update:
         self.students, self.clip, self.world, self.sharded = students, optim.clip, world, sharded
         self.optimizer = build_optimizer(students, optim, kind)
         trained = {p for group in self.optimizer.param_groups for p in group["params"]}
-        self.params = [[p for p in student.parameters() if p in trained] for student in students]
-        self.statistics = [b for student in students for b in student.buffers() if b.is_floating_point()]
-        self.sizes = [b.numel() for b in self.statistics]
+        by_student = [[p for p in student.parameters() if p in trained] for student in students]
+        self.params, self.counts = [p for own in by_student for p in own], [len(own) for own in by_student]
+        self.flat = gather([b for student in students for b in student.buffers() if b.is_floating_point()])
+        self.steps = torch.zeros(len(self.params), device=self.params[0].device)
+        if kind == "adamw":
+            for p, count in zip(self.params, self.steps.unbind(), strict=True):
+                self.optimizer.state[p]["step"] = count
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self.leave: Tensor | None = None
         self.remember()
 
     def remember(self) -> None:
         """Take the running statistics as they are for good, after they were loaded."""
-        self.good = torch.cat([b.flatten() for b in self.statistics]) if self.statistics else None
+        self.good = self.flat.clone()
 
     def rate(self, rates: Sequence[float]) -> None:
         """Set the learning rate of every group of `build_optimizer`."""
@@ -68,41 +92,97 @@ class Update:
 
     def zero(self) -> None:
         """Forget the gradients."""
-        for params in self.params:
-            for p in params:
-                p.grad = None
+        for p in self.params:
+            p.grad = None
 
-    def __call__(self, loss: Tensor, scale: LossScale | None = None) -> Tensor:
+    @torch.no_grad()
+    def __call__(self, loss: Tensor, scale: LossScale | None = None, leave: bool = False) -> Tensor:
         """Apply the gradients.
 
         Args:
             loss: 0-d, detached: what the gradients are of.
+            leave: this rank wants to end after the step; see `self.leave`.
 
         Returns:
             0-d float32 on the device: 1 where the step was skipped.
         """
-        grads = [[local(p.grad) for p in params if p.grad is not None] for params in self.params]
-        squares = [torch.stack(torch._foreach_norm(g)).float().square().sum() for g in grads if g]
-        count = len(squares)
-        # One small reduction: each student's squared norm over all shards, and the mean of the ranks' statistics.
-        flat = torch.cat([torch.stack(squares) + 0 * loss.float(), *[b.flatten() for b in self.statistics]])
+        grads = [p.grad for p in self.params]
+        plan = self._plan(tuple([i for i, g in enumerate(grads) if g is None]))
+        grads = [g for g in grads if g is not None]
+        if self.sharded:
+            grads = [local(g) for g in grads]
+            self._average([g for g, whole in zip(grads, plan.whole, strict=True) if whole])
+        norms, flat = torch.stack(torch._foreach_norm(grads)).float(), self.flat
+        if plan.share is not None:
+            norms = norms * plan.share
+        if self.clip > 0:
+            squares = torch.stack([own.square().sum() for own in norms.split(plan.sizes)])
+        else:  # all that is asked is whether they are finite
+            squares = norms.sum(0, keepdim=True)
+        squares += 0 * loss.float()
         if self.world.size > 1:
-            flat[count:] /= self.world.size
-            flat[:count] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
-            self.world.sum(flat)
-        bad = (~flat[:count].sum().isfinite()).float()
+            # One small reduction: each student's squared norm over all shards, the mean of the ranks' statistics, and
+            # whether a rank wants to leave.
+            count = len(squares)
+            message = torch.cat([squares, flat, flat.new_full((1,), float(leave))])
+            message[count:] /= self.world.size
+            message[:count] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
+            self.world.sum(message)
+            squares, flat, self.leave = message[:count], message[count:-1], message[-1]
+        broken = squares.sum().isfinite().logical_not()
+        bad = broken.float()
         divisor = None if scale is None else scale.value.clone()
         if self.clip > 0:
-            norms = flat[:count].sqrt() if scale is None else flat[:count].sqrt() / scale.value
-            over = (norms / self.clip).clamp(min=1.0).nan_to_num(1.0)
-            for own, much in zip([g for g in grads if g], over.unbind(), strict=True):
-                torch._foreach_div_(own, much)
-        step(self.optimizer, bad, divisor)
-        if self.statistics:
-            self.good = torch.where(bad > 0, self.good, flat[count:])
-            parts = [part.view_as(b) for part, b in zip(self.good.split(self.sizes), self.statistics, strict=True)]
-            torch._foreach_copy_(self.statistics, parts)
+            lengths = squares.sqrt() if divisor is None else squares.sqrt() / divisor
+            over = (lengths / self.clip).clamp(min=1.0).nan_to_num(1.0)
+            start = 0
+            for size, much in zip(plan.sizes, over.unbind(), strict=True):
+                torch._foreach_div_(grads[start : start + size], much)
+                start += size
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            self.steps.addcmul_(plan.live, 1 - bad)
+            for options, places, tensors in plan.groups:
+                adamw(options, [grads[i] for i in places], tensors, bad, divisor)
+        else:
+            step_apex(self.optimizer, grads, bad, divisor)
+        self.good = torch.where(broken, self.good, flat)
+        self.flat.copy_(self.good)
         return bad
+
+    def _average(self, grads: list[Tensor]) -> None:
+        """Mean over ranks of gradients that FSDP does not reduce."""
+        if grads:
+            message = torch.cat([g.flatten() for g in grads]) / self.world.size
+            self.world.sum(message)
+            parts = message.split([g.numel() for g in grads])
+            torch._foreach_copy_(grads, [part.view_as(g) for part, g in zip(parts, grads, strict=True)])
+
+    def _plan(self, missing: tuple[int, ...]) -> Plan:
+        if missing not in self._plans:
+            absent = set(missing)
+            present = [i for i in range(len(self.params)) if i not in absent]
+            places = {self.params[i]: place for place, i in enumerate(present)}
+            ends = [sum(self.counts[: k + 1]) for k in range(len(self.counts))]
+            upto = [sum(i < end for i in present) for end in ends]
+            sizes = [end - start for start, end in zip([0, *upto], upto)]
+            groups = []
+            for group in self.optimizer.param_groups:
+                own = [p for p in group["params"] if p in places]
+                if own and isinstance(self.optimizer, torch.optim.AdamW):
+                    states = [self.optimizer.state[p] for p in own]
+                    tensors = [[local(p) for p in own]]
+                    tensors += [[local(state[key]) for state in states] for key in ("exp_avg", "exp_avg_sq", "step")]
+                    groups.append((group, [places[p] for p in own], tensors))
+            live = torch.ones_like(self.steps)
+            for i in missing:
+                live[i].zero_()
+            whole = [not isinstance(self.params[i], DTensor) for i in present]
+            share = None
+            if self.sharded:  # a whole gradient is the same on every rank: each brings a part of its square
+                part = math.sqrt(self.world.nodes / self.world.size)
+                share = self.steps.new_tensor([part if one else 1.0 for one in whole])
+            self._plans[missing] = Plan([size for size in sizes if size], groups, live, whole, share)
+        return self._plans[missing]
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by student and parameter: "optimizers.0.exp_avg.visual.conv1.weight" -> tensor."""
@@ -114,6 +194,28 @@ class Update:
                 if isinstance(value, Tensor):
                     found[f"optimizers.{k}.{key}.{name}"] = value
         return found
+
+
+def gather(tensors: Sequence[Tensor]) -> Tensor:
+    """Move tensors of one type into one [n], whose parts they become; each begins at a multiple of 16 bytes.
+
+    Raises:
+        FastDMTError: they are of several types.
+    """
+    types = {t.dtype for t in tensors} or {torch.float32}
+    require(len(types) == 1, f"the float buffers of a localizer must be of one type, not {sorted(map(str, types))}")
+    (dtype,) = types
+    unit = max(1, 16 // dtype.itemsize)
+    starts = [0]
+    for t in tensors:
+        starts.append(starts[-1] + -(-t.numel() // unit) * unit)
+    device = tensors[0].device if tensors else None
+    flat = torch.zeros(starts[-1], dtype=dtype, device=device)
+    for t, start in zip(tensors, starts):
+        place = flat[start : start + t.numel()].view(t.shape)
+        place.copy_(t)
+        t.data = place
+    return flat
 
 
 def build_optimizer(students: Sequence[nn.Module], optim: OptimConfig, kind: str = "adamw") -> torch.optim.Optimizer:
@@ -147,13 +249,36 @@ def build_optimizer(students: Sequence[nn.Module], optim: OptimConfig, kind: str
     return optimizer
 
 
-def step(optimizer: torch.optim.Optimizer, bad: Tensor, divisor: Tensor | None) -> None:
-    """Step with gradients divided by `divisor`, or not at all where `bad` is 1: decided on the device."""
-    if isinstance(optimizer, torch.optim.AdamW):
-        optimizer.found_inf, optimizer.grad_scale = bad, divisor  # type: ignore[attr-defined]  # its GradScaler's way
-        optimizer.step()
-        return
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def adamw(
+    options: Mapping[str, Any], grads: list[Tensor], tensors: list[list[Tensor]], bad: Tensor, divisor: Tensor | None
+) -> None:
+    """One fused AdamW kernel on prepared lists: gradients divided by `divisor`; nothing at all where `bad` is 1.
+
+    Args:
+        tensors: parameters, means, squares and step counts, in the order of the gradients.
+    """
+    params, means, squares, steps = tensors
+    torch._fused_adamw_(
+        params,
+        grads,
+        means,
+        squares,
+        [],
+        steps,
+        lr=options["lr"],
+        beta1=options["betas"][0],
+        beta2=options["betas"][1],
+        weight_decay=options["weight_decay"],
+        eps=options["eps"],
+        amsgrad=False,
+        maximize=False,
+        grad_scale=divisor,
+        found_inf=bad,
+    )
+
+
+def step_apex(optimizer: torch.optim.Optimizer, grads: list[Tensor], bad: Tensor, divisor: Tensor | None) -> None:
+    """The same with apex's FusedAdam."""
     if divisor is not None:
         torch._foreach_div_(grads, divisor)
     optimizer._dummy_overflow_buf.copy_(bad)  # type: ignore[attr-defined]  # its capturable kernel does nothing where this is set

@@ -100,7 +100,9 @@ class Trainer:
             student.affine.requires_grad_(scheme.uses_labels or scheme.warms_up)
         with self.world.one_by_one():
             self.data.features = Features.of_run(self.data, self.model.students, self.model.front_ends, console)
-        self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world)
+        self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
+        half = self.format == "bf16"
+        self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world, half)
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
@@ -112,7 +114,6 @@ class Trainer:
             calls=self.parallel.calls,
             negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
         )
-        self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
         self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, self.world.size == 1)
         self.clock = Clock(self.device)
         self.queue = AcceptedQueue(cfg.scale.pack_accepted) if cfg.scale.pack_accepted else None
@@ -148,8 +149,7 @@ class Trainer:
         self.observer.open(self.global_step)
         if self.world.first:
             self.data.write_splits(self.cfg.run)
-        notes = (*self.data.summary, *self.origins, *self.compiled.notes, *self.parallel.notes)
-        for line in (*notes, self._plan_line()):
+        for line in (*self.data.summary, *self.origins, *self.compiled.notes, *self.parallel.notes, self._plan_line()):
             self.observer.say(line)
         with lock.held(self.cfg.run, self.world.first), self.leaving, manual_gc():
             try:
@@ -180,7 +180,7 @@ class Trainer:
         while self.done < stage.total and not self.interrupted:
             values = self.step()
             self.observer.advance(self.done)
-            self.interrupted = self.world.agree(self.leaving.wanted)
+            self.interrupted = self.world.agree(self.leaving.wanted, self.update.leave)
             if self.done % self.cfg.log_every == 0:
                 self.log(values)
             due = self.done % stage.every == 0 or self.done == stage.total
@@ -272,7 +272,7 @@ class Trainer:
     def _apply(self, loss: Tensor) -> None:
         """The optimizer's step; teachers and shards are ready for the EMA."""
         self.parallel.reshard()
-        bad = self.update(loss, self.loss_scale)
+        bad = self.update(loss, self.loss_scale, self.leaving.wanted)
         if self.loss_scale is not None:
             self.loss_scale.update(bad)
             bad = (~loss.isfinite()).float()  # an overflow of the scaled gradient is routine, not a fault

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch._dynamo.utils import counters
 
-from fastdmt.distributed.sharding import full
+from fastdmt.distributed.sharding import full, local
 from fastdmt.presets import preset
 from fastdmt.training.schedule import UNBIASED
 from fastdmt.training.trainer import Trainer
@@ -56,10 +57,8 @@ def every_mode(cfg, world):
         one = dataclasses.replace(cfg, run=cfg.run / name, scale=dataclasses.replace(cfg.scale, **changes))
         trainer = Steady(one, quiet(), world=world)
         trainer.run()
-        local = sum(
-            p.to_local().numel() if trainer.parallel.sharded else p.numel() for p in trainer.model.teachers.parameters()
-        )
-        sharded.append(local / sum(p.numel() for p in trainer.model.teachers.parameters()))
+        held = sum(local(p).numel() for p in trainer.model.teachers.parameters())
+        sharded.append(held / sum(p.numel() for p in trainer.model.teachers.parameters()))
     return sharded
 
 
@@ -192,3 +191,43 @@ def listening(cfg, world):
             if columns[3] == "0A" and columns[9] in inodes:
                 found.append(columns[1].split(":")[0])
     return world.gather(found)
+
+
+def counting(cfg, world):
+    """A whole run: after every step its stage and the graphs compiled so far, and how often code left a graph."""
+    counters.clear()
+    torch._dynamo.reset()
+    trainer = Trainer(cfg, quiet(), world=world)
+    step, found = trainer.step, []
+
+    def counted():
+        values = step()
+        found.append((trainer.stage.name, counters["stats"]["unique_graphs"]))
+        return values
+
+    trainer.step = counted
+    outcome = trainer.run()
+    return world.gather((outcome.interrupted, found, sum(counters["graph_break"].values())))
+
+
+def gathered(cfg, world):
+    """One step of stage 2 in each mode: types of weights in use and at rest, the loss, and student A's gradient."""
+    return {name: one_step(cfg, world, name) for name in MODES}
+
+
+def one_step(cfg, world, mode):
+    cfg = dataclasses.replace(cfg, run=cfg.run / mode, scale=dataclasses.replace(cfg.scale, parallel=mode))
+    trainer = Steady(cfg, quiet(), world=world)
+    trainer.begin(UNBIASED)
+    used, rest = set(), set()
+    for role in ("students", "teachers"):
+        for module in getattr(trainer.model, role)[0].visual.modules():
+            for p in module.parameters(recurse=False):
+                rest.add(p.dtype)
+                module.register_forward_hook(
+                    lambda m, *_, role=role: used.add((role, type(m).__name__, m.weight.dtype))
+                )
+    loss = world.sum(trainer.step()["loss"].clone())
+    trainer.close_loaders()
+    gradient = torch.cat([full(p.grad).flatten() for p in trainer.model.students[0].parameters()])
+    return used, rest, float(loss), gradient.numpy()

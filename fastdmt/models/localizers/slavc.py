@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastdmt.models.contrastive import all_cosines, gather_rows, hide_columns, one_way_cross_entropy
 from fastdmt.models.localizer import Localizer, Output
 from fastdmt.models.localizers.ezvsl import initialise
-from fastdmt_kernels import ema_update, similarity_map
+from fastdmt_kernels import EMA, similarity_map
 
 PARTS = ("visual", "audio", "visual_head", "audio_head", "visual_head2", "audio_head2")
 
@@ -36,6 +36,7 @@ class SLAVC(Localizer):
     def __init__(self, *args: Any, dropout: float = 0.9, momentum: float = 0.999, **options: Any) -> None:
         super().__init__(*args, **options)
         self.dropout, self.momentum = nn.Dropout(dropout), momentum
+        self._follow: EMA | None = None
 
     def build_heads(self, dim: int) -> None:
         self.visual_head = nn.Conv2d(self.visual.dim, dim, 1)
@@ -52,8 +53,10 @@ class SLAVC(Localizer):
             module.load_state_dict(getattr(self, part).state_dict())
 
     def after_step(self) -> None:
-        fast = [p for part in PARTS for p in getattr(self, part).parameters()]
-        ema_update([p for part in PARTS for p in self.slow[part].parameters()], fast, self.momentum)
+        if self._follow is None:  # at the first step the tensors lie where they will be
+            fast = [p for part in PARTS for p in getattr(self, part).parameters()]
+            self._follow = EMA([p for part in PARTS for p in self.slow[part].parameters()], fast)
+        self._follow.step(self.momentum)
 
     def forward(self, frames: Tensor, sound: Tensor) -> Output:  # type: ignore[override]  # gives_pairs is False
         v, a, v2, a2 = self._features({part: getattr(self, part) for part in PARTS}, frames, sound)

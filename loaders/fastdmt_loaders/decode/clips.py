@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from pathlib import Path
 
 import av
@@ -46,25 +47,39 @@ def frame_at(path: str | Path, moment: float | None = None) -> tuple[Image.Image
     Raises:
         DataError: no picture stream, no frame in it, cut off before the moment, or beyond the limits.
     """
+    picture, at, _ = _find(path, moment)
+    return picture, at
+
+
+def effort(path: str | Path) -> tuple[int, float]:
+    """Frames that are decoded for the one in the middle, and the seconds that it takes here. Raises DataError."""
+    began = time.perf_counter()
+    _, _, frames = _find(path, None)
+    return frames, time.perf_counter() - began
+
+
+def _find(path: str | Path, moment: float | None) -> tuple[Image.Image, float, int]:
+    """What `frame_at` gives, and the number of frames decoded."""
     with decoding(path, "a video"), open_media(path) as container:
         stream = film_of(container, path)
         stream.codec_context.thread_count = 1  # every core has a file of its own
         zero, length, deadline = zero_of(container), length_of(container, path), Deadline(path)
         moment = length / 2 if moment is None or 0 < length <= moment else moment
-        step, shown, at = 1 / float(stream.average_rate or 25), None, 0.0
+        step, shown, at, count = 1 / float(stream.average_rate or 25), None, 0.0, 0
         for frame in frames_from(container, stream, zero + moment + ROUNDING):
-            time = frame.time - zero if frame.time is not None else at + step if shown else 0.0
-            if shown is not None and time > moment + ROUNDING:
+            count += 1
+            time_of = frame.time - zero if frame.time is not None else at + step if shown else 0.0
+            if shown is not None and time_of > moment + ROUNDING:
                 break
-            shown, at = frame, time
-            if time >= moment - ROUNDING:
+            shown, at = frame, time_of
+            if time_of >= moment - ROUNDING:
                 break
             deadline.check()
         if shown is None:
             raise DataError(f"{path}: holds no frame that can be decoded; {MEND}")
         if at < moment - 1 and not reaches(path, moment - 1):
             raise DataError(f"{path}: is truncated (nothing at {moment:.1f} of {length:.1f} s); {MEND}")
-        return _upright(shown, stream.sample_aspect_ratio, path), max(moment, at - ROUNDING)
+        return _upright(shown, stream.sample_aspect_ratio, path), max(moment, at - ROUNDING), count
 
 
 def _upright(frame: av.VideoFrame, ratio, path: str | Path) -> Image.Image:

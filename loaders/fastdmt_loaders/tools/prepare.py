@@ -29,7 +29,7 @@ from fastdmt_loaders.errors import DataError, MachineError
 from fastdmt_loaders.parallel import Progress, parallel_map
 
 QUALITY = 93
-PART = re.compile(r".+\.part(\d+)")  # what a file is called while it is written, and by which process
+PART = re.compile(r"(.+)\.part(\d+)")  # what a file is called while it is written, and by which process
 # Of the target's errors, those that another item would not meet.
 OWN = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
@@ -69,6 +69,7 @@ def prepare(
     rate: int = 16000,
     side: int = 256,
     moment: float = 5.0,
+    part: tuple[int, int] = (1, 1),
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -83,12 +84,17 @@ def prepare(
         source: folder of videos (searched in depth; a file's name without its suffix is the id), or such a tree.
         out: another folder.
         seconds, rate, side, moment: see `Target`.
+        part: (i, n): the i-th of n parts of the items, 1 to n; each item is in one of them, so that n machines may
+            work on one `out`. The first part copies lists and boxes.
         workers: processes; None: one a core.
         progress: called with (items done, items to do).
 
     Raises:
         DataError: nothing to do in `source`, two videos of one name, or `out` that cannot be written.
+        ValueError: no such part.
     """
+    if not 1 <= part[0] <= part[1]:
+        raise ValueError(f"part {part[0]} of {part[1]}; parts are counted from 1")
     source, target = Path(source), Target(Path(out), seconds, rate, side, moment)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; name a folder of videos, or one that holds frames/ and audio/")
@@ -101,11 +107,13 @@ def prepare(
         make = _convert
     else:
         items, make = _videos(source), _extract
+    items = items[part[0] - 1 :: part[1]]
+    ids = {item[0] for item in items}
     try:
         for folder in ("frames", "audio"):
             (target.out / folder).mkdir(parents=True, exist_ok=True)
-            _remove_parts(target.out / folder)
-        if make is _convert:
+            _remove_parts(target.out / folder, ids if part[1] > 1 else None)
+        if make is _convert and part[0] == 1:
             _copy_lists(source, target.out)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
@@ -147,10 +155,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted(files) if (path := Path(parent, name)).is_file())
 
 
-def _remove_parts(folder: Path) -> None:
-    """What a process that was killed had begun."""
+def _remove_parts(folder: Path, ids: set[str] | None) -> None:
+    """What a process that was killed had begun: of these items, where other machines work on the others."""
     for path in folder.iterdir():
-        if (found := PART.fullmatch(path.name)) and not _alive(int(found[1])):
+        found = PART.fullmatch(path.name)
+        if found and (ids is None or found[1] in ids) and not _alive(int(found[2])):
             path.unlink(missing_ok=True)
 
 

@@ -69,3 +69,9 @@ def test_index_wants_to_know_whose_lists(tmp_path, capsys):
     ):
         assert main(["data", "index", str(tmp_path), *words]) == 2
         assert "--own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "one/two", "1/0"])
+def test_a_part_that_is_none_is_one_line(tree, tmp_path, capsys, part):
+    assert main(["data", "prepare", str(tree), str(tmp_path / "out"), "--part", part]) == 2
+    assert f"--part {part}" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from films import write_film
 from one_line import refused
 from safetensors.torch import load_file
 from tiny_runs import QUIET, final, tiny, train
@@ -14,6 +15,7 @@ from tiny_runs import QUIET, final, tiny, train
 import fastdmt.data.run_data as run_data
 from fastdmt import load
 from fastdmt.cli.main import main
+from fastdmt.data.run_data import open_data
 from fastdmt.errors import FastDMTError
 from fastdmt.evaluation.suites import leaks
 from fastdmt.presets import preset
@@ -254,3 +256,21 @@ def test_a_packed_set_trains_with_defaults(files, tmp_path):
     assert files_of(tmp_path / "plain") == files_of(tmp_path / "of shards")
     weights = [load_file(tmp_path / run / "best.safetensors") for run in ("plain", "of shards")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_what_clips_cost_is_said_with_the_command_that_ends_it(data, tmp_path):
+    ids = sorted(path.stem for path in (data / "frames").iterdir())
+    film = write_film(tmp_path / "film.mp4", gop=250)
+    for id in ids[::2]:
+        next((data / "frames").glob(f"{id}.*")).unlink()
+        shutil.copyfile(film, data / "frames" / f"{id}.mp4")
+    cfg = tiny(data, tmp_path / "run")
+    opened = open_data(cfg, QUIET)
+    (line,) = [line for line in opened.summary if "are clips" in line]
+    training = {*opened.labelled, *opened.unlabelled}
+    assert line.startswith(f"{len(training & set(ids[::2]))} of {len(training)} training frames are clips")
+    assert "takes 126 decoded ones" in line and line.endswith(f"fastdmt data prepare {data} {data}-prepared")
+
+
+def test_pictures_cost_nothing_that_must_be_said(files, tmp_path):
+    assert not any("are clips" in line for line in open_data(tiny(files, tmp_path / "run"), QUIET).summary)

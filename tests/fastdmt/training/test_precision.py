@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_runs import QUIET, scaled
 from torch import nn
-from torch._dynamo.utils import counters
 
+from fastdmt.distributed.processes import start
 from fastdmt.errors import FastDMTError
 from fastdmt.training.precision import chosen_compiler
 from fastdmt.training.schedule import UNBIASED
@@ -33,33 +33,54 @@ def assert_close(found, expected, rel):
         assert a == pytest.approx(b, rel=rel), (step, key)
 
 
-def test_the_compiled_step_is_four_graphs_without_a_break(files, eager, tmp_path):
+# What brings other shapes than the training batches of stage 2. Validation clips: 3 of 48, one batch of its own shape.
+SHAPES = {
+    "a warm-up batch smaller than stage 2's": ({"labels": 4}, {}),
+    "packed rows": ({}, {"pack_accepted": 0.5}),
+    "a last validation batch that is odd": ({"val": 1}, {}),
+}
+# A process alone compiles regions: warm-up of A and of B, then teachers and students. Several compile encoders, two a
+# localizer: the students' for stage 1, and for stage 2 the students' and the teachers'.
+GRAPHS = {"one process": (2, 4), "ddp": (4, 12), "fsdp": (4, 12)}
+
+
+def run_compiled(files, run, mode, data, scale):
+    processes = {"gpus": 0} if mode == "one process" else {"gpus": 0, "workers_cpu": 2, "parallel": mode}
+    cfg = scaled(files, run, compile="aot_eager", **processes, **scale)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **data))
+    # 4 labelled and 4 unlabelled rows of two processes each: none of its shapes is met in another place.
+    cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, batch=12, labelled_share=1 / 3))
+    return start(cfg, "dist_worker:counting")
+
+
+def assert_compiled_once(found, mode):
+    warm_up, all_of_them = GRAPHS[mode]
+    for interrupted, graphs, breaks in found:
+        assert not interrupted and breaks == 0
+        # From the first step of a stage to its last, over every validation: nothing is compiled again.
+        assert graphs == [("warm-up", warm_up)] * 4 + [("unbiased", all_of_them)] * 6
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_nothing_is_compiled_again_in_one_process(files, tmp_path, shapes):
+    found = run_compiled(files, tmp_path / "run", "one process", *shapes)
+    assert_compiled_once(found, "one process")
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_nothing_is_compiled_again_in_several_processes(files, tmp_path, mode, shapes):
+    assert_compiled_once(run_compiled(files, tmp_path / "run", mode, *shapes), mode)
+
+
+def test_the_compiled_step_learns_what_the_eager_one_does(files, eager, tmp_path):
     torch._dynamo.reset()
-    counters.clear()
-    trainer = Trainer(scaled(files, tmp_path / "run", compile="aot_eager"), QUIET)
-    graphs = []
-    step = trainer.step
-
-    def counted():
-        values = step()
-        graphs.append(counters["stats"]["unique_graphs"])
-        return values
-
-    trainer.step = counted
-    trainer.run()
-    assert not counters["graph_break"]
-    # Warm-up of A and of B; then the teachers and the students. Nothing is compiled again, whatever the step.
-    assert graphs == [2] * 4 + [4] * 6
+    Trainer(scaled(files, tmp_path / "run", compile="aot_eager"), QUIET).run()
     assert_close(logged(tmp_path / "run"), eager, 1e-4)
-
-
-def test_bf16_autocast_stays_near_float32_and_keeps_float32_weights(files, eager, tmp_path):
-    trainer = Trainer(scaled(files, tmp_path / "run", amp="bf16"), QUIET)
-    trainer.run()
-    found = logged(tmp_path / "run")
-    assert found != eager
-    assert_close(found[:8], eager[:8], 0.03)  # later, one pixel over a threshold makes two runs part
-    assert {t.dtype for t in trainer.model.tensors().values()} == {torch.float32, torch.int64}
 
 
 def test_auto_compiles_for_a_gpu_alone(monkeypatch):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from films import write_film
 
 from fastdmt_loaders import AVDataset, DataError, Plan, View, make_loader
 from fastdmt_loaders.dataset.stored import member
-from fastdmt_loaders.decode.clips import frame_at, middle_number
+from fastdmt_loaders.decode.clips import effort, frame_at, middle_number
 from fastdmt_loaders.decode.pictures import read_frame
 from fastdmt_loaders.tools.check import check_root
 
@@ -155,3 +156,10 @@ def test_broken_clips_are_named(own):
     assert any("clip_000003" in line for line in report.lines())
     with pytest.raises(DataError, match=r"clip_000003\.webm"):
         middle_number(path.read_bytes()[:20], str(path))
+
+
+@pytest.mark.parametrize("gop", [25, 250])
+def test_effort_counts_from_the_last_key_frame_to_the_middle(tmp_path, gop):
+    path = write_film(tmp_path / "film.mp4", gop=gop)  # 250 frames, the middle is number 125
+    frames, seconds = effort(path)
+    assert frames == 125 % gop + 1 and seconds > 0

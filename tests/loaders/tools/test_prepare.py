@@ -189,3 +189,34 @@ def test_videos_whose_names_look_like_addresses_are_found_from_their_own_folder(
     report = prepare(".", "../out", workers=1)
     assert (report.done, report.failed) == (1, [])
     assert number_of_frame(tmp_path / "out" / "frames" / "12:30 talk.jpg") == 50
+
+
+def test_parts_share_the_items_and_leave_each_others_alone(tmp_path):
+    make_demo(tmp_path / "in", clips=24, labelled=8, seed=1, videos=0)
+    ids = AVDataset(tmp_path / "in").ids
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    prepare(tmp_path / "in", whole, side=32)
+    (parts / "frames").mkdir(parents=True)
+    dead = 2**22 + 1  # more than a process may be called
+    begun = {id: parts / "frames" / f"{id}.part{dead}" for id in ids[:2]}
+    for path in begun.values():
+        path.write_text("half a file")
+    reports = []
+    for number in (3, 2, 1):
+        if number == 1:
+            assert not (parts / "train.txt").exists(), "lists are the first part's"
+        reports.append(prepare(tmp_path / "in", parts, side=32, part=(number, 3)))
+        # Another part may be at work on another machine: what it has begun stays.
+        assert [path.exists() for path in begun.values()] == [number > 1, number > 2]
+    assert sum(report.done for report in reports) == len(ids) and not any(report.failed for report in reports)
+    assert max(report.done for report in reports) - min(report.done for report in reports) <= 1
+    made = [{p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} for root in (whole, parts)]
+    assert made[0] == made[1]
+    again = prepare(tmp_path / "in", parts, side=32, part=(1, 3))
+    assert (again.done, again.skipped) == (0, reports[-1].done)
+
+
+@pytest.mark.parametrize("part", [(0, 2), (3, 2)])
+def test_there_is_no_such_part(tmp_path, part):
+    with pytest.raises(ValueError, match="counted from 1"):
+        prepare(tmp_path, tmp_path / "out", part=part)
