@@ -17,7 +17,7 @@ from fastdmt.evaluation.evaluate import evaluate
 from fastdmt.evaluation.result import Result
 from fastdmt.evaluation.suites import SuiteResult, leak_notes, leaks, run_suite
 from fastdmt.evaluation.test_time import with_options
-from fastdmt.models.graph import write_graph
+from fastdmt.models.graph import require_packages, write_graph
 from fastdmt.models.pair import Model, load
 from fastdmt.names import SUITES
 from fastdmt.presets import require_data
@@ -219,6 +219,8 @@ def import_checkpoint(args: arguments.Import) -> int:
 
 def export(args: arguments.Export) -> int:
     """`fastdmt export`."""
+    if args.format is not None:
+        require_packages(args.format)  # before a folder is made
     written = export_run(args.run, args.out, args.hub_layout, args.weights, args.trust_localizer)
     if args.format is not None:
         model = load(args.out, device="cpu", trust_localizer=args.trust_localizer)

@@ -6,6 +6,7 @@ of the trained size and sound at the trained rate.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fastdmt_loaders.augment import MEAN, STD
 from fastdmt_loaders.frontends import FRONT_ENDS
 
 OPSET = 20
+PACKAGES = {"onnx": ("onnx", "onnxscript")}  # torch asks for them late and less clearly
 
 
 class Graph(nn.Module):
@@ -60,6 +62,15 @@ class Graph(nn.Module):
         return stacked.amin(0) if self.minimum else stacked.mean(0)
 
 
+def require_packages(form: str) -> None:
+    """Raises FastDMTError: this form needs a package that is not installed."""
+    for name in PACKAGES.get(form, ()):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise FastDMTError(f"--format {form} needs {name}; pip install 'fastdmt[onnx]'") from None
+
+
 def write_graph(model: Model, folder: Path, form: str, source: str = "teachers") -> Path:
     """Write the graph beside the weights.
 
@@ -73,6 +84,7 @@ def write_graph(model: Model, folder: Path, form: str, source: str = "teachers")
     Raises:
         FastDMTError: a package is missing, the localizer does not become a graph, the file cannot be written.
     """
+    require_packages(form)
     path = folder / GRAPHS[form]
     graph = Graph(model, source)
     # Two rows: one would be taken for a constant.
@@ -82,8 +94,6 @@ def write_graph(model: Model, folder: Path, form: str, source: str = "teachers")
         graph(*example)  # the front-ends' tables are made now, and not as parts of a trace
         try:
             _WRITERS[form](graph, example, path)
-        except ImportError as error:
-            raise FastDMTError(f"--format {form} needs {error.name}; pip install 'fastdmt[onnx]'") from None
         except OSError as error:
             raise cannot_write(path, error, "give another place or make room") from None
         except Exception as error:  # torch's exporters raise anything
@@ -109,8 +119,6 @@ def _write_export(graph: Graph, example: tuple[Tensor, ...], path: Path) -> None
 
 
 def _write_onnx(graph: Graph, example: tuple[Tensor, ...], path: Path) -> None:
-    import onnxscript  # noqa: F401  torch asks for it later and less clearly
-
     program = torch.onnx.export(
         graph,
         example,

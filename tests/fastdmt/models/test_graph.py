@@ -1,11 +1,13 @@
 """The graph for other programs says what the model says, in each of its forms and with any number of pairs."""
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from one_line import refused
 from PIL import Image
 
 import fastdmt
@@ -97,8 +99,12 @@ def test_graphs_of_other_pairs(tmp_path, form, changes):
 def test_what_is_missing_or_does_not_fit_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     model = fastdmt.load(run, device="cpu")
-    with pytest.raises(FastDMTError, match=r"--format onnx needs onnxscript; pip install 'fastdmt\[onnx\]'"):
+    pytest.importorskip("onnx", reason="onnx is not installed (the extra [onnx])")
+    needs = "--format onnx needs onnxscript; pip install 'fastdmt[onnx]'"
+    with pytest.raises(FastDMTError, match=re.escape(needs)):
         write_graph(model, tmp_path, "onnx")
+    assert needs in refused("export", run, tmp_path / "released", "--format", "onnx")
+    assert not (tmp_path / "released").exists(), "a second try would find a run there"
     plain = model.teachers[0].forward
     model.teachers[0].forward = lambda frames, sound: plain(frames, sound if frames.sum() > 0 else -sound)
     with pytest.raises(FastDMTError, match="does not become a graph of export"):
