@@ -40,7 +40,7 @@ SHAPES = {
     "a last validation batch that is odd": ({"val": 1}, {}),
 }
 # A process alone compiles regions: warm-up of A and of B, then teachers and students. Several compile encoders: A and B
-# share the visual one's graph, so three for the students of stage 1, three for those of stage 2, three for the teachers.
+# share the visual one's graph: three for the students of stage 1, three for those of stage 2, three for the teachers.
 GRAPHS = {"one process": (2, 4), "ddp": (3, 9), "fsdp": (3, 9)}
 
 
