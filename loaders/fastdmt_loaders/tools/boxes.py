@@ -70,6 +70,8 @@ class Box(NamedTuple):
 
     @property
     def told(self) -> str:
+        if not isinstance(self.name, str):
+            return "names of pictures must be text"
         return f"corners {self.corners}" + (f" in a frame of {str(self.size)[:100]}" if self.size else "")
 
 

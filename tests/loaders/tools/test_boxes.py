@@ -145,28 +145,28 @@ def test_a_zip_of_an_export_is_read(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, key, value",
+    "place, key, value, says",
     [
-        ("annotations", "bbox", [10**400, 0, 1, 1]),
-        ("annotations", "bbox", [float("nan"), 0, 1, 1]),
-        ("annotations", "bbox", "1234567"),
-        ("annotations", "image_id", [1]),
-        ("images", "file_name", 17),
-        ("images", "file_name", None),
-        ("images", "width", "120"),
-        ("images", "width", -120),
-        ("images", "height", 10**400),
-        ("images", "height", float("inf")),
+        ("annotations", "bbox", [10**400, 0, 1, 1], "cannot be read"),
+        ("annotations", "bbox", [float("nan"), 0, 1, 1], "corners (nan, 0.0, nan, 1.0)"),
+        ("annotations", "bbox", "1234567", "cannot be read"),
+        ("annotations", "image_id", [1], "cannot be read"),
+        ("images", "file_name", 17, "must be text"),
+        ("images", "file_name", None, "must be text"),
+        ("images", "width", "120", "in a frame of ('120', 60)"),
+        ("images", "width", -120, "in a frame of (-120, 60)"),
+        ("images", "height", 10**400, "in a frame of (120, 1000"),
+        ("images", "height", float("inf"), "in a frame of (120, inf)"),
     ],
 )
-def test_values_that_no_tool_writes_are_named(root, tmp_path, place, key, value):
+def test_values_that_no_tool_writes_are_named(root, tmp_path, place, key, value, says):
     content = json.loads(json.dumps(COCO))
     content[place][0][key] = value
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=f"{path}: ") as caught:
         convert(path, root)
-    assert "\n" not in str(caught.value) and not (root / "vggss.json").exists()
+    assert says in str(caught.value) and "\n" not in str(caught.value) and not (root / "vggss.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["content", "method", "password"])
