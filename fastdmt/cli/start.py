@@ -19,6 +19,7 @@ from fastdmt.cli.main import main
 from fastdmt.config import require
 from fastdmt.console import CONSOLE, say
 from fastdmt.models.pretrained import INSTALLED, is_installed
+from fastdmt.presets import preset
 from fastdmt_loaders import AVDataset, read_list
 from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES
 
@@ -84,6 +85,7 @@ def steps(chain: Chain, boxes: Path | None) -> Iterator[int]:
         for name, option in LISTS.items():
             if (path := data / "clean" / name).is_file():
                 chain.train += [option, str(path.resolve())]
+    chain.train += fitting_batch(chain)
     words = [*chain.train, "--data", data, "--run", run, *shlex.split(args.train)]
     begun, finished = (run / "checkpoints" / "last").is_file(), (run / "state.txt").is_file()
     yield chain.step("train", *words, "--plan", there=begun)
@@ -93,6 +95,19 @@ def steps(chain: Chain, boxes: Path | None) -> Iterator[int]:
     yield chain.step("eval", run, there=(run / "eval" / "report.html").is_file())
     out = args.out / "predictions"
     yield chain.step("predict", run, *shown(chain), "--out", out, there=out.is_dir() and any(out.iterdir()))
+
+
+def fitting_batch(chain: Chain) -> list[str]:
+    """`--batch` where the preset's step takes more clips than there are to train on."""
+    files = [
+        Path(chain.train[i + 1]) for i, word in enumerate(chain.train) if word in ("--train-list", "--labelled-list")
+    ]
+    files = files or [
+        chain.data / name for name, option in LISTS.items() if option in ("--train-list", "--labelled-list")
+    ]
+    clips = len({id for file in files if file.is_file() for id in read_list(file)})
+    wanted = preset(chain.train[1]).optim.batch
+    return ["--batch", str(clips)] if 0 < clips < wanted else []
 
 
 def again(args: arguments.Start) -> str:

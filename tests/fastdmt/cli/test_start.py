@@ -16,7 +16,7 @@ import pytest
 from fastdmt.cli.main import main
 
 CLIPS, SIDE, RATE = 60, 64, 8000
-TINY = "--size 32 --batch 8 --warmup-steps 2 --steps 2 --log-every 1 --logger jsonl"
+TINY = "--size 32 --warmup-steps 2 --steps 2 --log-every 1 --logger jsonl"
 
 
 def write_film(path: Path, k: int) -> list[float]:
@@ -82,6 +82,7 @@ def test_coco_boxes_end_in_a_report_and_a_second_call_repeats_nothing(videos, tm
     lines = [line for line in said.splitlines() if "  fastdmt " in line and line[0].isdigit()]
     assert len(lines) == 8 and all(word in line for word, line in zip(order, lines))
     assert "time    about" in said and "60 of 60 clips" in said
+    assert "--batch 36" in lines[5]  # the preset's 48 are more than sixty clips leave for training
     before = finished(tmp_path / "out")
     state = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert main(words) == 0
@@ -102,7 +103,7 @@ def test_vggss_boxes_beside_the_videos_are_found_and_a_killed_start_goes_on(vide
     (own / "vggss.json").write_text(json.dumps(vggss(boxes)))
     out = tmp_path / "out"
     words = [sys.executable, "-m", "fastdmt", "start", str(own), "--out", str(out), "--preset", "demo"]
-    words += [f"--train={TINY} --steps 200 --save-every 1"]
+    words += [f"--train={TINY} --batch 8 --steps 200 --save-every 1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as first:
         while first.poll() is None and not (out / "run" / "checkpoints" / "last").is_file():
