@@ -124,6 +124,19 @@ def annotate(path: Path, box: list[float]) -> None:
     ElementTree.ElementTree(root).write(path)
 
 
+def elsewhere(out: Path, ids: list[str], names: dict[str, str], classes: list[Source], rng: random.Random) -> None:
+    """Give clips the sound of an object of another class, as where what sounds is not in the picture; no box is left.
+
+    One in twenty or so of these sounds belongs to an object that the picture shows as a silent one.
+    """
+    for name in ids:
+        other = rng.choice([source for source in classes if source[0] != names[name]])
+        sound = recording(other[2], 16000, 3.0 + rng.uniform(-0.5, 1.5), rng)
+        soundfile.write(out / "audio" / f"{name}.wav", sound, 16000, subtype="PCM_16")
+        (out / "Annotations" / f"{name}.xml").unlink()
+        names[name] = other[0]
+
+
 def write_lists(out: Path, train: list[str], labelled: int, validation: int, test: list[list[str]]) -> None:
     """Ids one a line: the first clips have their boxes used, the last ones choose the best step."""
     lists = {
@@ -146,6 +159,9 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, default=160)
     parser.add_argument("--validation", type=int, default=100)
     parser.add_argument("--test", type=int, default=300)
+    parser.add_argument(
+        "--offscreen", type=float, default=0.0, help="share of the unlabelled clips whose object sounds elsewhere"
+    )
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     rng, stamps = random.Random(a.seed), Stamps()
@@ -179,6 +195,8 @@ def main() -> None:
         )
         ids.append(name)
         names[name] = sounding[0]
+    unlabelled = ids[a.labelled : a.train - a.validation]
+    elsewhere(a.out, rng.sample(unlabelled, round(a.offscreen * len(unlabelled))), names, classes, rng)
     write_lists(a.out, ids[: a.train], a.labelled, a.validation, [[i, names[i]] for i in ids[a.train :]])
     (a.out / "classes.json").write_text(json.dumps(names), encoding="utf-8")
     print(f"{len(classes)} classes, {a.train} train ({a.labelled} labelled), {a.test} test -> {a.out}")

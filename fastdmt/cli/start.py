@@ -99,12 +99,9 @@ def steps(chain: Chain, boxes: Path | None) -> Iterator[int]:
 
 def fitting_batch(chain: Chain) -> list[str]:
     """`--batch` where the preset's step takes more clips than there are to train on."""
-    files = [
-        Path(chain.train[i + 1]) for i, word in enumerate(chain.train) if word in ("--train-list", "--labelled-list")
-    ]
-    files = files or [
-        chain.data / name for name, option in LISTS.items() if option in ("--train-list", "--labelled-list")
-    ]
+    training = [option for name, option in LISTS.items() if name in ("train.txt", "labelled.txt")]
+    files = [Path(chain.train[i + 1]) for i, word in enumerate(chain.train) if word in training]
+    files = files or [chain.data / name for name, option in LISTS.items() if option in training]
     clips = len({id for file in files if file.is_file() for id in read_list(file)})
     wanted = preset(chain.train[1]).optim.batch
     return ["--batch", str(clips)] if 0 < clips < wanted else []

@@ -69,10 +69,18 @@ def fit_waveform(waveform: np.ndarray, rate: int, rates: Sequence[int], seconds:
     """`read_sound` for a sound already in memory: [T] or [T, channels], float in -1..1 or a signed integer type."""
     pcm = np.asarray(waveform)
     pcm = pcm.astype(np.float32) / (np.iinfo(pcm.dtype).max + 1 if pcm.dtype.kind == "i" else 1)
-    pcm = pcm.mean(axis=1) if pcm.ndim == 2 else pcm
+    pcm = mono(pcm) if pcm.ndim == 2 else pcm
     need = math.ceil(seconds * rate)
     start = _first_sample(len(pcm), need, rate, None)
     return _at_rates(pcm[start : start + need], rate, rates, seconds, "the waveform")
+
+
+def mono(pcm: np.ndarray) -> np.ndarray:
+    """float32 [T, channels] -> their mean [T], column by column: NumPy's mean over short rows outlasts the decoding."""
+    total = pcm[:, 0]
+    for channel in range(1, pcm.shape[1]):
+        total = total + pcm[:, channel]
+    return total / np.float32(pcm.shape[1]) if pcm.shape[1] > 1 else total
 
 
 def _at_rates(pcm: np.ndarray, native: int, rates: Sequence[int], seconds: float, name: str) -> dict[int, np.ndarray]:
@@ -125,8 +133,7 @@ def _decode_sndfile(path: Path, seconds: float, centre: float | None) -> tuple[n
         pcm = file.read(wanted, dtype="float32", always_2d=True)
         if len(pcm) < wanted:
             raise DataError(f"{path}: is truncated ({start + len(pcm)} of {file.frames} samples); {MEND}")
-        pcm = pcm.mean(axis=1) if pcm.shape[1] > 1 else pcm[:, 0]
-        return pcm, file.samplerate, file.frames / file.samplerate
+        return mono(pcm), file.samplerate, file.frames / file.samplerate
 
 
 def _check_size(path: Path, source: str | BytesIO) -> None:

@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdmt_loaders.decode.sound import read_sound, resample
+from fastdmt_loaders.decode.sound import mono, read_sound, resample
 from fastdmt_loaders.errors import DataError
 
 
@@ -114,3 +114,13 @@ def test_silence_is_not_a_fault(tmp_path):
 def test_resample_always_gives_the_length_asked(rate, samples, length):
     out = resample(np.full(samples, 0.25, np.float32), rate, 16000, length)
     assert out.shape == (length,) and out.dtype == np.float32 and np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_channels_are_averaged(channels):
+    pcm = np.random.default_rng(channels).standard_normal((1000, channels)).astype(np.float32)
+    before = pcm.copy()
+    got = mono(pcm)
+    assert got.dtype == np.float32 and got.shape == (1000,)
+    np.testing.assert_allclose(got, pcm.astype(np.float64).mean(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(pcm, before)  # the caller's samples stay
