@@ -15,6 +15,7 @@ from fastdmt.cli.main import main as fastdmt
 from fastdmt.models.contrastive import gather_rows, two_way_cross_entropy
 from fastdmt.models.localizer import Localizer, Output
 from fastdmt_kernels import mil_logits, similarity_map
+from fastdmt_loaders import AVDataset
 
 
 class Squared(Localizer):
@@ -36,6 +37,7 @@ class Squared(Localizer):
 def main(root: str, run: str, steps: str = "600") -> int:
     sys.path.insert(0, str(Path(__file__).parent))
     stages = ["--warmup-steps", str(max(1, int(steps) // 2)), "--steps", steps]
+    stages += ["--batch", str(min(48, len(AVDataset(root).ids) // 3))]  # no more than are left for training
     return fastdmt(["train", "--localizer", "own_localizer:Squared", "--data", root, "--run", run, *stages])
 
 

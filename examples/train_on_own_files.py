@@ -19,11 +19,12 @@ from fastdmt_loaders import AVDataset, read_pairs
 
 def main(root: str, run: str, steps: str = "600") -> None:
     base = preset("demo")
+    batch = min(base.optim.batch, len(AVDataset(root).ids) // 3)  # no step takes more clips than are left for training
     cfg = dataclasses.replace(
         base,
         run=Path(run),
         data=dataclasses.replace(base.data, root=Path(root), annotations="auto"),
-        optim=dataclasses.replace(base.optim, warmup_steps=max(1, int(steps) // 2), steps=int(steps)),
+        optim=dataclasses.replace(base.optim, warmup_steps=max(1, int(steps) // 2), steps=int(steps), batch=batch),
     )
     Trainer(cfg).run()
     model = fastdmt.load(run)

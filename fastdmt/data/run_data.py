@@ -183,7 +183,7 @@ def open_data(cfg: TrainConfig, console: Console) -> Data:
 
 def _cost_of_clips(dataset: AVDataset, ids: list[str]) -> list[str]:
     """A line where training items are videos, of which one frame is wanted: what it takes, from a few of them."""
-    clips = [i for i in ids if is_clip(dataset.frames[i])]
+    clips = [i for i in ids if i in dataset.frames and is_clip(dataset.frames[i])]  # a missing one is told elsewhere
     efforts = []
     for i in clips[:: max(1, len(clips) // LOOKED_AT)][:LOOKED_AT]:
         with contextlib.suppress(DataError):  # broken files are the loader's to name
