@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import platform
 import statistics
 import sys
@@ -46,7 +45,6 @@ import fastdmt_kernels  # noqa: E402
 from fastdmt.algorithm import reference  # noqa: E402
 from fastdmt.algorithm.pseudo_labels import Algorithm, DualMeanTeacher  # noqa: E402
 from fastdmt.config import TrainConfig  # noqa: E402
-from fastdmt.distributed.processes import World, start  # noqa: E402
 from fastdmt.presets import preset  # noqa: E402
 from fastdmt.training.schedule import UNBIASED  # noqa: E402
 from fastdmt.training.trainer import Trainer  # noqa: E402
@@ -60,7 +58,6 @@ GOALS = {
     "cuda": {"e2e / eager": 5.0, "e2e / careful": 2.0, "e2e / compute": 0.95, "mfu": 0.26, "wait": 0.02},
     "cpu": {"e2e / eager": 2.5, "decoding / eager": 1.5},
 }
-ROUNDS, STEPS = "FASTDMT_BENCH_ROUNDS", "FASTDMT_BENCH_STEPS"
 DECODING = {"loader": "torch", "cache": "none"}
 AHEAD = 2 * cores() + 1  # batches that workers prepare before the first is asked for: not counted
 
@@ -244,45 +241,13 @@ def chart(rows: list[tuple[str, float]], title: str, path: Path) -> None:
     image.save(path)
 
 
-def scaling(cfg: TrainConfig, counts: list[int], strong: bool, rounds: int, steps: int) -> dict[str, dict[int, float]]:
-    """Unlabelled samples a second of so many processes, both modes.
-
-    Every process has the whole batch of `cfg` (weak scaling), or, with `strong`, its share of it.
-    """
-    table: dict[str, dict[int, float]] = {}
-    on_gpu = cfg.device != "cpu"
-    os.environ |= {ROUNDS: str(rounds), STEPS: str(steps)}  # for the processes that are started
-    for count in counts:
-        optim = dataclasses.replace(cfg.optim, batch=cfg.optim.batch * (1 if strong else count))
-        for mode in ("fsdp", "ddp"):
-            where = {"gpus": count} if on_gpu else {"gpus": 0, "workers_cpu": count}
-            changes = {**where, "parallel": mode, "compile": "inductor" if on_gpu else "none"}
-            scale = dataclasses.replace(cfg.scale, **changes)
-            run = cfg.run.with_name(f"{mode}-{count}")
-            one = dataclasses.replace(cfg, run=run, optim=optim, scale=scale, device="auto")
-            seconds = start(one, f"{Path(__file__).stem}:scaled")
-            table.setdefault(mode, {})[count] = one.batch_unlabelled / seconds
-    return table
-
-
-def scaled(cfg: TrainConfig, world: World) -> float:
-    """A process of `scaling`: median seconds of a step, slowest rank."""
-    trainer = Trainer(cfg, Console(quiet=True), world=world)
-    row = Variant(trainer.cfg.scale.parallel, trainer, lambda batches: trainer.step([batches]))
-    row.time("e2e", 2)
-    row.seconds.clear()
-    for _ in range(int(os.environ[ROUNDS])):
-        row.time("e2e", int(os.environ[STEPS]))
-    row.loader.close()
-    return max(world.gather(statistics.median(row.seconds["e2e"])))
-
-
 def profile(row: Variant, path: Path, steps: int = 3) -> None:
     """Where the time of a step goes: a table by operator, and a trace beside it for chrome://tracing or Perfetto."""
     device = row.trainer.device.type
     kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (device == "cuda")
+    batches = row.open()
+    row.step(batches)  # workers begin
     with torch.profiler.profile(activities=kinds) as found:
-        batches = row.open()
         for _ in range(steps):
             row.step(batches)
         synchronise(row.trainer.device)
@@ -291,16 +256,6 @@ def profile(row: Variant, path: Path, steps: int = 3) -> None:
     path.write_text(f"{row.name}, {steps} steps\n{table}\n", encoding="utf-8")
     found.export_chrome_trace(str(path.with_suffix(".trace.json")))
     print(f"written: {path}, {path.with_suffix('.trace.json')}")
-
-
-def print_scaling(table: dict[str, dict[int, float]]) -> None:
-    print(f"\n{'processes':<12}" + "".join(f"{mode:>12}{'efficiency':>12}" for mode in table))
-    for count in next(iter(table.values())):
-        cells = ""
-        for speeds in table.values():
-            first = min(speeds)
-            cells += f"{speeds[count]:>12,.1f}{speeds[count] / count / (speeds[first] / first):>12.0%}"
-        print(f"{count:<12}{cells}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -350,8 +305,10 @@ def main() -> None:
         cfg = dataclasses.replace(base, device=args.device, data=data, optim=optim)
         if args.gpus or args.workers_cpu:
             cfg = dataclasses.replace(cfg, run=folder / "scaling", device="cuda" if args.gpus else "cpu")
-            table = scaling(cfg, args.gpus or args.workers_cpu, args.strong, args.rounds, args.steps)
-            print_scaling(table)
+            import scaling
+
+            table = scaling.measure(cfg, args.gpus or args.workers_cpu, args.strong, args.rounds, args.steps)
+            scaling.show(table)
             record = {"preset": cfg.preset, "batch": cfg.optim.batch, "strong": args.strong, "samples_per_s": table}
             write(args.out, "scaling", torch.device(cfg.device), record)
             return

@@ -43,7 +43,7 @@ def read_file(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
             else:  # a pipe or a device has no size: it is read up to the limit
                 data = file.read(most + 1)
             if data is None or len(data) > most:
-                raise DataError(f"{path}: is too large for a {what} (more than {most >> 20} MiB)")
+                raise DataError(f"{path}: is too large for a {what} (more than {most >> 20} MiB); give a smaller one")
             return data
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such {what}") from error

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import soundfile
 import torch
-from films import write_film
+from films import write_encoded, write_film
 from PIL import Image, features
 from safetensors.torch import save_file
 
@@ -86,16 +86,7 @@ def _sounds(folder: Path) -> None:
     for name, subtype in SOUNDS.items():
         soundfile.write(folder / name, pcm, 8000, subtype=subtype)
     for name, (codec, container) in ENCODED.items():
-        if codec not in av.codecs_available:
-            continue
-        with av.open(str(folder / name), "w", format=container) as out:
-            stream = out.add_stream(codec, rate=48000 if codec == "libopus" else 16000, layout="mono")
-            cutter = av.AudioResampler(stream.format, "mono", stream.rate, frame_size=stream.frame_size or 1024)
-            frame = av.AudioFrame.from_ndarray(pcm[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate = 8000
-            for piece in [*cutter.resample(frame), *cutter.resample(None)]:
-                out.mux(stream.encode(piece))
-            out.mux(stream.encode(None))
+        write_encoded(folder / name, pcm, 8000, codec, container)
 
 
 def _run(run: Path, data: Path) -> None:

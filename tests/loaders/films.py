@@ -46,3 +46,17 @@ def second_of(pcm):
 def second_shown(picture):
     """The second that a frame shows."""
     return (float(np.asarray(picture).mean()) - 20) / 20
+
+
+def write_encoded(path, pcm, rate, codec, container):
+    """Mono sound as a codec of FFmpeg packs it, at a rate that the codec takes; nothing where this build lacks it."""
+    if codec not in av.codecs_available:
+        return
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=48000 if codec == "libopus" else 16000, layout="mono")
+        cutter = av.AudioResampler(stream.format, "mono", stream.rate, frame_size=stream.frame_size or 1024)
+        frame = av.AudioFrame.from_ndarray(pcm[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for piece in [*cutter.resample(frame), *cutter.resample(None)]:
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))

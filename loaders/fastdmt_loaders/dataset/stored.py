@@ -44,7 +44,9 @@ def stored(path: str | Path) -> str | io.BytesIO:
         return path
     tar, offset, size, _ = found.groups()
     if int(size) > MAX_MEDIA:
-        raise DataError(f"{path}: is too large for a member of a tar (more than {MAX_MEDIA >> 20} MiB)")
+        raise DataError(
+            f"{path}: is too large for a member of a tar (more than {MAX_MEDIA >> 20} MiB); pack a smaller one"
+        )
     try:
         with open(tar, "rb", buffering=0) as file:
             file.seek(int(offset))

@@ -5,11 +5,10 @@ import struct
 import zlib
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
-from films import write_film
+from films import write_encoded, write_film
 from PIL import Image, features
 
 from fastdmt_loaders import AVDataset, DataError, View
@@ -70,16 +69,7 @@ def sounds(folder: Path) -> None:
     encoded = {"a_mp3.mp3": ("libmp3lame", "mp3"), "a_m4a.m4a": ("aac", "ipod"), "a_opus.opus": ("libopus", "ogg")}
     encoded["content.wav"] = ("aac", "adts")
     for name, (codec, container) in encoded.items():
-        if codec not in av.codecs_available:
-            continue
-        with av.open(str(folder / name), "w", format=container) as out:
-            stream = out.add_stream(codec, rate=48000 if codec == "libopus" else 16000, layout="mono")
-            cutter = av.AudioResampler(stream.format, "mono", stream.rate, frame_size=stream.frame_size or 1024)
-            frame = av.AudioFrame.from_ndarray(pcm[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate = 16000
-            for piece in [*cutter.resample(frame), *cutter.resample(None)]:
-                out.mux(stream.encode(piece))
-            out.mux(stream.encode(None))
+        write_encoded(folder / name, pcm, 16000, codec, container)
     plain = bytearray((folder / "PCM_16.wav").read_bytes())
     for size in (0x7FFFF000, 0xFFFFFFFF, len(plain) - 44 + 1000, 3 * len(plain)):
         changed = bytearray(plain)
