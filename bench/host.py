@@ -5,7 +5,9 @@
 Two processes, this tree and a checkout of the other commit, take steps in turn, each on a cached batch of its own; what
 is counted is the time of the processor, so that another program beside it does not count. `step` is the whole,
 `operators` their number, `rest` the step without the forward and backward passes of the networks: learning rates,
-gradients to nothing, the optimizer, the teachers, flags, clocks.
+gradients to nothing, the optimizer, the teachers, flags, clocks. `python` is the rest without the arithmetic of the
+three operators that take all parameters at once (AdamW, the norm, the teachers' average): a processor walks over the
+tensors there, a GPU does not.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARE = 64  # of the networks' widths
 STEPS = 10  # of a measurement
 WARM_UP = 15
+AT_ONCE = ("_fused_adamw_", "_foreach_norm", "_foreach_lerp_")
 LAYERS = {"Conv1d": 2, "Conv2d": 2, "Linear": 2, "BatchNorm1d": 1, "BatchNorm2d": 1}  # widths among their arguments
 
 
@@ -67,6 +70,9 @@ def measure(preset: str) -> None:
         for owner, names in ((algorithm, ("pseudo_labels", "learn")), (torch.Tensor, ("backward",))):
             for name in names:
                 setattr(owner, name, timed(getattr(owner, name), spent))
+        arithmetic = [0.0]
+        for name in AT_ONCE:
+            setattr(torch, name, timed(getattr(torch, name), arithmetic))
         batches = repeat(row.cached)
         for _ in range(WARM_UP):
             row.step(batches)
@@ -74,12 +80,13 @@ def measure(preset: str) -> None:
             row.step(batches)
         print(json.dumps({"operators": count.operators}), flush=True)
         for line in sys.stdin:
-            steps, spent[0] = int(line), 0.0
+            steps, spent[0], arithmetic[0] = int(line), 0.0, 0.0
             began = time.process_time()
             for _ in range(steps):
                 row.step(batches)
             whole = time.process_time() - began
-            print(json.dumps({"step": 1e3 * whole / steps, "rest": 1e3 * (whole - spent[0]) / steps}), flush=True)
+            found = {"step": whole, "rest": whole - spent[0], "python": whole - spent[0] - arithmetic[0]}
+            print(json.dumps({name: 1e3 * seconds / steps for name, seconds in found.items()}), flush=True)
             row.trainer.bad._recent.clear()
             row.trainer.clock.read()
         row.loader.close()
@@ -114,7 +121,7 @@ class Tree:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
         )
         self.operators = 0
-        self.values: dict[str, list[float]] = {"step": [], "rest": []}
+        self.values: dict[str, list[float]] = {"step": [], "rest": [], "python": []}
 
     def read(self) -> dict[str, float]:
         for line in self.process.stdout:
@@ -161,11 +168,12 @@ def compare(preset: str, against: str | None, rounds: int) -> dict:
             tree.process.stdin.close()
             tree.process.wait()
         found = {name: tree.summary() for name, tree in trees.items()}
-    print(f"{'':<10}{'operators':>12}{'step ms':>12}{'rest ms':>12}")
+    print(f"{'':<14}{'operators':>12}{'step ms':>12}{'rest ms':>12}{'python ms':>12}")
     for name, values in found.items():
-        print(f"{name:<10}{values['operators']:>12}{values['step_ms']:>12.2f}{values['rest_ms']:>12.2f}")
+        times = "".join(f"{values[key]:>12.2f}" for key in ("step_ms", "rest_ms", "python_ms"))
+        print(f"{name:<14}{values['operators']:>12}{times}")
     if against:
-        keys = ("operators", "step_ms", "rest_ms")
+        keys = ("operators", "step_ms", "rest_ms", "python_ms")
         found["after / before"] = {key: found["after"][key] / found["before"][key] for key in keys}
         print("after / before" + "".join(f"{value:>12.2f}" for value in found["after / before"].values()))
     return {"preset": preset, "against": against, "rows": 8, "widths": f"1/{SHARE}", "steps_a_round": STEPS, **found}

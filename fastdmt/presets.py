@@ -24,7 +24,10 @@ def _demo() -> TrainConfig:
         data=DataConfig(size=96),
         model=ModelConfig(visual="small", audio_a="small-logmel", audio_b="small-spectrogram", dim=128),
         # From scratch and for minutes, the contrastive loss stays at chance: the demo leaves it out.
-        pseudo=PseudoLabelConfig(delta=0.6, tau=0.7, ignore_below=0.4, lambda_u=0.0, half_life=0.15),
+        # With negatives alone its maps shrink (30.0 CIoU); the foreground's own weight brings the objects back.
+        pseudo=PseudoLabelConfig(
+            delta=0.6, tau=0.7, ignore_below=0.4, lambda_u=0.0, half_life=0.15, foreground=0.25, negatives=0.5
+        ),
         optim=OptimConfig(
             warmup_steps=250,
             steps=600,
