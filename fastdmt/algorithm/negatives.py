@@ -7,6 +7,7 @@ stands out, whatever it hears. SLAVC and Mo and Morgado's extended test sets mea
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,7 @@ class Negatives:
         seconds: length of a sound.
         device: where batches lie.
         encode: applied to every front-end's tensor (name, tensor), where batches hold features instead of sound.
+        rank: of this process: its labelled rows come behind those of the ranks before it.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Negatives:
         seconds: float,
         device: torch.device | str = "cpu",
         encode: Callable[[str, Tensor], Tensor] = lambda name, sound: sound,
+        rank: int = 0,
     ) -> None:
-        self.share = share
+        self.share, self.rank, self.device = share, rank, device
+        self._chosen: dict[int, tuple[Tensor, ...]] = {}
         generator = torch.Generator().manual_seed(0)
         low, high = NOISE_DB
         level = 10 ** ((low + (high - low) * torch.rand(NOISES, 1, generator=generator)) / 20)
@@ -55,39 +59,47 @@ class Negatives:
 
     @classmethod
     def of_run(
-        cls, cfg: TrainConfig, front_ends: tuple[str, ...], device: torch.device, features: Features | None
+        cls, cfg: TrainConfig, front_ends: tuple[str, ...], device: torch.device, features: Features | None, rank: int
     ) -> Negatives | None:
         """As a run's settings say; None for none."""
         if cfg.pseudo.negatives == 0:
             return None
         options = {} if features is None else {"encode": features.hear}
-        return cls(cfg.pseudo.negatives, front_ends, cfg.data.seconds, device, **options)
+        return cls(cfg.pseudo.negatives, front_ends, cfg.data.seconds, device, rank=rank, **options)
 
     def rows(self, labelled: int) -> int:
         """Negatives of a batch with so many labelled clips."""
-        return round(self.share * labelled)
+        return math.floor(self.share * labelled + 0.5)
 
     def append(self, batch: Batch) -> Batch:
         """The batch with `rows(batch.labelled)` more rows in its strong view, behind all others.
 
-        They repeat the first labelled frames. Every second one hears the next labelled clip, the others silence and
-        noise in turn.
+        They repeat labelled frames, evenly chosen. Every second one hears the labelled clip beside its own, the others
+        silence and noise in turn. A pair of neighbours lies in one process where each has an even number of labelled
+        clips: then the rows of all processes together are those that one process alone would add.
         """
-        n = self.rows(batch.labelled)
-        if n == 0 or batch.labelled < 2:
+        if self.rows(batch.labelled) == 0:
             return batch
-        device = batch.frames_strong.device
-        foreign = torch.arange(1, n + 1, device=device) % batch.labelled
-        # Silence every fourth time; which noises, the clips decide.
-        turn = torch.arange(n, device=device) // FOREIGN
-        noise = 1 + (batch.index[:n] + turn) % NOISES
-        quiet = torch.where(turn % 4 == 0, 0, noise)
-        hears_clip = torch.arange(n, device=device) % FOREIGN == 1
+        if batch.labelled not in self._chosen:
+            self._chosen[batch.labelled] = self._choose(batch.labelled)
+        rows, beside, hears_clip, silent, turn = self._chosen[batch.labelled]
+        # Which noises, the clips decide.
+        quiet = torch.where(silent, 0, 1 + (batch.index[rows] + turn) % NOISES)
         sound = {}
         for name, own in batch.sound_strong.items():
             pick = hears_clip.view(-1, *[1] * (own.ndim - 1))
-            sound[name] = torch.cat([own, torch.where(pick, own[foreign], self.quiet[name][quiet].to(own.dtype))])
-        frames = torch.cat([batch.frames_strong, batch.frames_strong[:n]])
+            sound[name] = torch.cat([own, torch.where(pick, own[beside], self.quiet[name][quiet].to(own.dtype))])
+        frames = torch.cat([batch.frames_strong, batch.frames_strong[rows]])
         if frames.shape[1] == 3:
             frames = frames.contiguous(memory_format=torch.channels_last)
         return dataclasses.replace(batch, frames_strong=frames, sound_strong=sound)
+
+    def _choose(self, labelled: int) -> tuple[Tensor, ...]:
+        """Rows that are repeated, those whose sound they may hear, whether they do, whether silence, else which noise."""
+        rows = [i for i in range(labelled) if self.rows(i + 1) > self.rows(i)]
+        beside = [i ^ 1 if i ^ 1 < labelled else max(i - 1, 0) for i in rows]
+        numbers = range(self.rank * len(rows), (self.rank + 1) * len(rows))  # of all processes' negatives
+        turn = [number // FOREIGN for number in numbers]
+        hears_clip = [number % FOREIGN == 1 and labelled > 1 for number in numbers]
+        silent = [k % 4 == 0 for k in turn]
+        return tuple(torch.tensor(values, device=self.device) for values in (rows, beside, hears_clip, silent, turn))

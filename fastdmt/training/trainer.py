@@ -112,7 +112,7 @@ class Trainer:
             min_agree=self.data.dataset.min_agree,
             group=self.world.group,
             calls=self.parallel.calls,
-            negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
+            negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features, self.world.rank),
         )
         self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, self.world.size == 1)
         self.clock = Clock(self.device)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 import torch.nn.functional as F
 from small_pairs import LABELLED, LOOSE, SIZE, UNLABELLED, make_batch, make_pairs, step_of
@@ -21,7 +22,7 @@ def negatives(share=1.0):
     return Negatives(share, NAMES, 3.0, encode=crop)
 
 
-def test_rows_behind_the_batch_hear_silence_noise_or_the_next_clip():
+def test_rows_behind_the_batch_hear_silence_noise_or_the_clip_beside():
     batch = make_batch(1)
     out = negatives().append(batch)
     n = LABELLED + UNLABELLED
@@ -33,14 +34,41 @@ def test_rows_behind_the_batch_hear_silence_noise_or_the_next_clip():
         own, all_ = batch.sound_strong[name], out.sound_strong[name]
         assert torch.equal(all_[:n], own)
         assert torch.equal(all_[n], silence[name][0])
-        assert torch.equal(all_[n + 1], own[2])
+        assert torch.equal(all_[n + 1], own[0])
         assert not torch.equal(all_[n + 2], silence[name][0]) and not any(torch.equal(all_[n + 2], row) for row in own)
 
 
-def test_share_rounds_and_one_labelled_clip_has_no_foreign_sound():
+def test_share_rounds_and_one_labelled_clip_hears_nothing_foreign():
     batch = make_batch(1)
     assert len(negatives(0.5).append(batch).frames_strong) == LABELLED + UNLABELLED + 2
-    assert negatives().append(dataclasses.replace(batch, labelled=1)).frames_strong is batch.frames_strong
+    for rank in range(4):
+        alone = Negatives(1.0, NAMES, 3.0, encode=crop, rank=rank)
+        rows = alone.append(dataclasses.replace(batch, labelled=1))
+        assert len(rows.frames_strong) == LABELLED + UNLABELLED + 1
+        for name in NAMES:
+            assert not any(torch.equal(rows.sound_strong[name][-1], own) for own in batch.sound_strong[name])
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_two_processes_together_add_what_one_adds(share):
+    n = LABELLED + UNLABELLED
+    batch = dataclasses.replace(make_batch(1), labelled=n)
+    whole = negatives(share).append(batch)
+    added = []
+    for rank in range(2):
+        own = slice(rank * n // 2, (rank + 1) * n // 2)
+        sound = {name: rows[own] for name, rows in batch.sound_strong.items()}
+        mine = dataclasses.replace(
+            batch,
+            labelled=n // 2,
+            frames_strong=batch.frames_strong[own],
+            sound_strong=sound,
+            index=batch.index[own],
+        )
+        added.append(Negatives(share, NAMES, 3.0, encode=crop, rank=rank).append(mine))
+    assert torch.equal(torch.cat([p.frames_strong[n // 2 :] for p in added]), whole.frames_strong[n:])
+    for name in NAMES:
+        assert torch.equal(torch.cat([p.sound_strong[name][n // 2 :] for p in added]), whole.sound_strong[name][n:])
 
 
 def test_loss_is_the_cross_entropy_with_an_empty_map_and_contrast_does_not_see_them():

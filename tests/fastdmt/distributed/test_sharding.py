@@ -1,5 +1,7 @@
 """Sharded and replicated training against one process."""
 
+import dataclasses
+
 import dist_worker
 import numpy as np
 import pytest
@@ -43,6 +45,19 @@ def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
         assert share == 1 if name == "ddp" else share < 0.6, "teachers are not sharded"
         model = load(tmp_path / "two" / name)
         assert all(torch.isfinite(t).all() for t in model.tensors().values())
+
+
+@pytest.mark.slow
+def test_two_processes_add_the_negatives_of_one(files, tmp_path):
+    def run(name, **scale):
+        cfg = tiny(files, tmp_path / name, parallel="ddp", **scale)
+        pseudo = dataclasses.replace(cfg.pseudo, negatives=0.5)
+        optim = dataclasses.replace(cfg.optim, labelled_share=0.5)  # pairs of labelled clips in every process
+        assert start(dataclasses.replace(cfg, pseudo=pseudo, optim=optim), "dist_worker:finished") == (False, 7)
+        return [{k: line[k] for k in line if k in ("loss_a", "loss_b", "negative")} for line in losses(cfg.run)]
+
+    for alone, together in zip(run("one"), run("two", workers_cpu=2), strict=True):
+        assert together == pytest.approx(alone, rel=1e-3)  # silence enlarges what the order of a sum rounds
 
 
 def test_bytes_of_a_copy_are_those_that_a_step_leaves():
