@@ -95,7 +95,7 @@ class Negatives:
         return dataclasses.replace(batch, frames_strong=frames, sound_strong=sound)
 
     def _choose(self, labelled: int) -> tuple[Tensor, ...]:
-        """Rows repeated, rows whose sound these may hear, whether they do, whether silence instead, and else which noise."""
+        """Rows repeated, rows whose sound they may hear, whether they do, whether silence instead, else which noise."""
         rows = [i for i in range(labelled) if self.rows(i + 1) > self.rows(i)]
         beside = [i ^ 1 if i ^ 1 < labelled else max(i - 1, 0) for i in rows]
         numbers = range(self.rank * len(rows), (self.rank + 1) * len(rows))  # of all processes' negatives
