@@ -131,11 +131,15 @@ class DualMeanTeacherStep:
         self.calls = students if calls is None else calls
         self._ema: EMA | None = None  # made at the first update, when the tensors lie where they will be
 
+    def place(self, before: int) -> None:
+        """So many batches, of other processes or of earlier parts of a step, come before the next one in the step's."""
+        if self.negatives is not None:
+            self.negatives.place.fill_(before)
+
     def warmup(self, k: int, batch: Batch) -> Tensor:
         """Stage 1: L_sup of student k on its own batch of labelled clips, strong view."""
         student, n = self.students[k], len(batch.boxes)
-        batch = self._with_negatives(batch)
-        out = self._look(k, batch, self.config.lambda_warmup > 0)
+        out = self._look(k, *self._seen(batch, True), self.config.lambda_warmup > 0)
         target = boxes_to_mask(batch.boxes, self.size, self.min_agree)
         weight = torch.ones_like(out.map[:, 0, 0])
         loss = self._localize(student, out.map[:n], target, weight[:n], None, target)
@@ -171,10 +175,9 @@ class DualMeanTeacherStep:
         boxes = boxes_to_mask(batch.boxes[: batch.labelled], self.size, self.min_agree)
         supervised, contrastive, negative = [], [], []
         n = len(batch.frames_strong)
-        if self.algorithm.uses_labels:
-            batch = self._with_negatives(batch)
+        frames, sound = self._seen(batch, self.algorithm.uses_labels)
         for k, student in enumerate(self.students):
-            out = self._look(k, batch, self.config.lambda_u > 0)
+            out = self._look(k, frames, sound, self.config.lambda_u > 0)
             label = labels[k] if labels else None
             target, weight, valid = self._targets(boxes, label, n)
             if self.algorithm.uses_labels:
@@ -229,14 +232,17 @@ class DualMeanTeacherStep:
         hard = unpack_mask(boxes, self.size[1]).to(torch.uint8) * 255
         return torch.cat([hard, label.confidence]), weight, valid
 
-    def _look(self, k: int, batch: Batch, contrast: bool) -> Output:
+    def _look(self, k: int, frames: Tensor, sound: dict[str, Tensor], contrast: bool) -> Output:
         """Student k's maps of the strong view; `contrast`: its contrastive loss follows."""
         student = self.students[k]
         pairs = (True, self.group) if contrast and student.gives_pairs else ()
-        return self.calls[k](batch.frames_strong, batch.sound_strong[student.front_end], *pairs)
+        return self.calls[k](frames, sound[student.front_end], *pairs)
 
-    def _with_negatives(self, batch: Batch) -> Batch:
-        return batch if self.negatives is None else self.negatives.append(batch)
+    def _seen(self, batch: Batch, labels: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Frames and sounds of the strong view; with `labels` the negatives too."""
+        if self.negatives is None or not labels:
+            return batch.frames_strong, batch.sound_strong
+        return self.negatives.append(batch)
 
     def _silence(self, student: Localizer, s: Tensor, like: Tensor) -> Tensor:
         """Localization loss of the maps s [M, h, w] of frames in which nothing sounds; 0 when there are none."""

@@ -6,7 +6,6 @@ stands out, whatever it hears. SLAVC and Mo and Morgado's extended test sets mea
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -31,7 +30,10 @@ class Negatives:
         seconds: length of a sound.
         device: where batches lie.
         encode: applied to every front-end's tensor (name, tensor), where batches hold features instead of sound.
-        rank: of this process: its labelled rows come behind those of the ranks before it.
+
+    Attributes:
+        place: int64, 0-d on the device: so many batches of this size, of other processes or of earlier parts of an
+            accumulated step, come before the next one in the step's batch.
     """
 
     def __init__(
@@ -41,10 +43,9 @@ class Negatives:
         seconds: float,
         device: torch.device | str = "cpu",
         encode: Callable[[str, Tensor], Tensor] = lambda name, sound: sound,
-        rank: int = 0,
     ) -> None:
-        self.share, self.rank, self.device = share, rank, device
-        self._chosen: dict[int, tuple[Tensor, ...]] = {}
+        self.share = share
+        self.place = torch.zeros((), dtype=torch.int64, device=device)
         generator = torch.Generator().manual_seed(0)
         low, high = NOISE_DB
         level = 10 ** ((low + (high - low) * torch.rand(NOISES, 1, generator=generator)) / 20)
@@ -59,32 +60,37 @@ class Negatives:
 
     @classmethod
     def of_run(
-        cls, cfg: TrainConfig, front_ends: tuple[str, ...], device: torch.device, features: Features | None, rank: int
+        cls, cfg: TrainConfig, front_ends: tuple[str, ...], device: torch.device, features: Features | None
     ) -> Negatives | None:
         """As a run's settings say; None for none."""
         if cfg.pseudo.negatives == 0:
             return None
         options = {} if features is None else {"encode": features.hear}
-        return cls(cfg.pseudo.negatives, front_ends, cfg.data.seconds, device, rank=rank, **options)
+        return cls(cfg.pseudo.negatives, front_ends, cfg.data.seconds, device, **options)
 
     def rows(self, labelled: int) -> int:
         """Negatives of a batch with so many labelled clips."""
         return math.floor(self.share * labelled + 0.5)
 
-    def append(self, batch: Batch) -> Batch:
-        """The batch with `rows(batch.labelled)` more rows in its strong view, behind all others.
+    def append(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Frames and sounds of the strong view with `rows(batch.labelled)` more rows, behind all others.
 
         They repeat labelled frames, evenly chosen. Every second one hears the labelled clip beside its own, the others
-        silence and noise in turn. A pair of neighbours lies in one process where each has an even number of labelled
-        clips: then the rows of all processes together are those that one process alone would add.
+        silence and noise in turn. A pair of neighbours lies in one process, and in one part of an accumulated step,
+        where each has an even number of labelled clips: then all their rows together are those of one whole batch.
         """
-        if self.rows(batch.labelled) == 0:
-            return batch
-        if batch.labelled not in self._chosen:
-            self._chosen[batch.labelled] = self._choose(batch.labelled)
-        rows, beside, hears_clip, silent, turn = self._chosen[batch.labelled]
-        # Which noises, the clips decide.
-        quiet = torch.where(silent, 0, 1 + (batch.index[rows] + turn) % NOISES)
+        n, labelled, device = self.rows(batch.labelled), batch.labelled, batch.frames_strong.device
+        if n == 0:
+            return batch.frames_strong, batch.sound_strong
+        number = torch.arange(n, device=device)
+        rows = number * labelled // n
+        beside = rows ^ 1
+        beside = torch.where(beside < labelled, beside, (rows - 1).clamp(min=0))
+        number = self.place * n + number
+        hears_clip = (number % FOREIGN == 1) & (labelled > 1)
+        # Silence every fourth time; which noises, the clips decide.
+        turn = number // FOREIGN
+        quiet = torch.where(turn % 4 == 0, 0, 1 + (batch.index[rows] + turn) % NOISES)
         sound = {}
         for name, own in batch.sound_strong.items():
             pick = hears_clip.view(-1, *[1] * (own.ndim - 1))
@@ -92,14 +98,4 @@ class Negatives:
         frames = torch.cat([batch.frames_strong, batch.frames_strong[rows]])
         if frames.shape[1] == 3:
             frames = frames.contiguous(memory_format=torch.channels_last)
-        return dataclasses.replace(batch, frames_strong=frames, sound_strong=sound)
-
-    def _choose(self, labelled: int) -> tuple[Tensor, ...]:
-        """Rows repeated, rows whose sound they may hear, whether they do, whether silence instead, else which noise."""
-        rows = [i for i in range(labelled) if self.rows(i + 1) > self.rows(i)]
-        beside = [i ^ 1 if i ^ 1 < labelled else max(i - 1, 0) for i in rows]
-        numbers = range(self.rank * len(rows), (self.rank + 1) * len(rows))  # of all processes' negatives
-        turn = [number // FOREIGN for number in numbers]
-        hears_clip = [number % FOREIGN == 1 and labelled > 1 for number in numbers]
-        silent = [k % 4 == 0 for k in turn]
-        return tuple(torch.tensor(values, device=self.device) for values in (rows, beside, hears_clip, silent, turn))
+        return frames, sound

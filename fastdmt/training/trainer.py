@@ -112,7 +112,7 @@ class Trainer:
             min_agree=self.data.dataset.min_agree,
             group=self.world.group,
             calls=self.parallel.calls,
-            negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features, self.world.rank),
+            negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
         )
         self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, self.world.size == 1)
         self.clock = Clock(self.device)
@@ -250,6 +250,7 @@ class Trainer:
         found, losses = [], []
         for part in range(parts):
             self.parallel.synchronise_gradients(part == parts - 1)
+            self.algorithm.place(part * self.world.size + self.world.rank)
             found.append({})
             for forward in self.stage.forwards(draw, log):
                 with self.autocast(), self.compiled:

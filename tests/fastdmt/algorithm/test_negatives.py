@@ -24,14 +24,14 @@ def negatives(share=1.0):
 
 def test_rows_behind_the_batch_hear_silence_noise_or_the_clip_beside():
     batch = make_batch(1)
-    out = negatives().append(batch)
+    frames, sound = negatives().append(batch)
     n = LABELLED + UNLABELLED
-    assert len(out.frames_strong) == n + LABELLED and len(out.boxes) == n and out.labelled == LABELLED
-    assert torch.equal(out.frames_strong[n:], batch.frames_strong[:LABELLED])
-    assert torch.equal(out.frames_strong[:n], batch.frames_strong)
+    assert len(frames) == n + LABELLED
+    assert torch.equal(frames[n:], batch.frames_strong[:LABELLED])
+    assert torch.equal(frames[:n], batch.frames_strong)
     silence = {name: crop(name, FRONT_ENDS[name].function(torch.zeros(1, 3 * FRONT_ENDS[name].rate))) for name in NAMES}
     for name in NAMES:
-        own, all_ = batch.sound_strong[name], out.sound_strong[name]
+        own, all_ = batch.sound_strong[name], sound[name]
         assert torch.equal(all_[:n], own)
         assert torch.equal(all_[n], silence[name][0])
         assert torch.equal(all_[n + 1], own[0])
@@ -40,35 +40,37 @@ def test_rows_behind_the_batch_hear_silence_noise_or_the_clip_beside():
 
 def test_share_rounds_and_one_labelled_clip_hears_nothing_foreign():
     batch = make_batch(1)
-    assert len(negatives(0.5).append(batch).frames_strong) == LABELLED + UNLABELLED + 2
+    assert len(negatives(0.5).append(batch)[0]) == LABELLED + UNLABELLED + 2
     for rank in range(4):
-        alone = Negatives(1.0, NAMES, 3.0, encode=crop, rank=rank)
-        rows = alone.append(dataclasses.replace(batch, labelled=1))
-        assert len(rows.frames_strong) == LABELLED + UNLABELLED + 1
+        alone = negatives()
+        alone.place.fill_(rank)
+        frames, sound = alone.append(dataclasses.replace(batch, labelled=1))
+        assert len(frames) == LABELLED + UNLABELLED + 1
         for name in NAMES:
-            assert not any(torch.equal(rows.sound_strong[name][-1], own) for own in batch.sound_strong[name])
+            assert not any(torch.equal(sound[name][-1], own) for own in batch.sound_strong[name])
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_two_processes_together_add_what_one_adds(share):
     n = LABELLED + UNLABELLED
     batch = dataclasses.replace(make_batch(1), labelled=n)
-    whole = negatives(share).append(batch)
+    frames, sound = negatives(share).append(batch)
     added = []
     for rank in range(2):
         own = slice(rank * n // 2, (rank + 1) * n // 2)
-        sound = {name: rows[own] for name, rows in batch.sound_strong.items()}
         mine = dataclasses.replace(
             batch,
             labelled=n // 2,
             frames_strong=batch.frames_strong[own],
-            sound_strong=sound,
+            sound_strong={name: rows[own] for name, rows in batch.sound_strong.items()},
             index=batch.index[own],
         )
-        added.append(Negatives(share, NAMES, 3.0, encode=crop, rank=rank).append(mine))
-    assert torch.equal(torch.cat([p.frames_strong[n // 2 :] for p in added]), whole.frames_strong[n:])
+        adding = negatives(share)
+        adding.place.fill_(rank)
+        added.append(adding.append(mine))
+    assert torch.equal(torch.cat([own[n // 2 :] for own, _ in added]), frames[n:])
     for name in NAMES:
-        assert torch.equal(torch.cat([p.sound_strong[name][n // 2 :] for p in added]), whole.sound_strong[name][n:])
+        assert torch.equal(torch.cat([own[name][n // 2 :] for _, own in added]), sound[name][n:])
 
 
 def test_loss_is_the_cross_entropy_with_an_empty_map_and_contrast_does_not_see_them():
@@ -83,10 +85,10 @@ def test_loss_is_the_cross_entropy_with_an_empty_map_and_contrast_does_not_see_t
     alone, together = plain_step.unbiased(batch), step.unbiased(batch)
     torch.testing.assert_close(together.supervised, alone.supervised)
     torch.testing.assert_close(together.contrastive, alone.contrastive)
-    rows = step.negatives.append(batch)
+    frames, sound = step.negatives.append(batch)
     expected = 0.0
     for student in students:
-        s = student(rows.frames_strong, rows.sound_strong[student.front_end]).map[LABELLED + UNLABELLED :]
+        s = student(frames, sound[student.front_end]).map[LABELLED + UNLABELLED :]
         w, b = student.affine
         z = F.interpolate((w * s + b)[:, None], size=SIZE, mode="bilinear", align_corners=False)
         expected = expected + F.softplus(z).mean()

@@ -116,7 +116,8 @@ def test_parts_of_a_batch_give_the_gradient_of_the_batch(files, tmp_path, monkey
         rows = [slice(i, i + 8 // parts) for i in range(0, 8, 8 // parts)]
         student = trainer.model.students[0]
         student.train()
-        for own in rows:
+        for part, own in enumerate(rows):
+            trainer.algorithm.place(part)
             batch = dataclasses.replace(whole.map(lambda t, own=own: t[own]), labelled=8 // parts, ids=whole.ids[own])
             trainer.backward(trainer.algorithm.warmup(0, batch))
         gradients[parts] = [p.grad for p in student.parameters()]
