@@ -32,7 +32,32 @@ from fastdmt.reports.report import write_strip
 from fastdmt.reports.swap import swap
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FRAMES = 24  # of the evaluation's best that may show one frame with two sounds
 EXAMPLES = 6  # items of the evaluation to choose from
+
+
+def scene(model, dataset, result) -> tuple[Path, list[Path]]:
+    """A test frame with two objects, and a sound for each: its own, and another clip's that marks the other object."""
+    sounding = [i for i, pair in enumerate(result.pairs) if pair.sounding]
+    order = sorted(sounding, key=lambda i: -result.arrays["ciou_absolute"][i])
+    clearest = {}  # of every class
+    for i in order:
+        clearest.setdefault(result.classes.get(result.pairs[i].video), i)
+    best, found = -1.0, (order[0], order[0])
+    for i in order[:FRAMES]:
+        frame = dataset.frame_path(result.pairs[i].video)
+        maps = {
+            j: np.asarray(model.localize(frame, dataset.sound_path(result.pairs[j].audio))) for j in clearest.values()
+        }
+        own = np.asarray(model.localize(frame, dataset.sound_path(result.pairs[i].audio)))
+        for j, other in maps.items():
+            both, either = (own >= 0.5) & (other >= 0.5), (own >= 0.5) | (other >= 0.5)
+            alike = both.sum() / max(1, either.sum())
+            sizes = [(m >= 0.5).mean() for m in (own, other)]
+            score = min(own.max(), other.max()) * min(sizes) / max(*sizes, 1e-6) - alike
+            if score > best:
+                best, found = score, (i, j)
+    return dataset.frame_path(result.pairs[found[0]].video), [dataset.sound_path(result.pairs[k].audio) for k in found]
 
 
 def main() -> None:
@@ -49,13 +74,7 @@ def main() -> None:
     write_strip(result, args.out / "strip.png", tile=180)
     shown(args.out / "strip.png")
 
-    sounding = [i for i, pair in enumerate(result.pairs) if pair.sounding]
-    order = sorted(sounding, key=lambda i: -result.arrays["ciou_absolute"][i])
-    first = order[0]
-    here = result.classes.get(result.pairs[first].video)
-    other = next((i for i in order[1:] if result.classes.get(result.pairs[i].video) != here), order[-1])
-    frame = dataset.frame_path(result.pairs[first].video)
-    sounds = [dataset.sound_path(result.pairs[i].audio) for i in (first, other)]
+    frame, sounds = scene(model, dataset, result)
     for path in swap(model, frame, sounds, args.out / "swap.png"):
         shown(path) if path.suffix == ".png" else path.unlink()
 
