@@ -49,8 +49,9 @@ def measure(preset: str) -> None:
         layer.__init__ = narrow(layer.__init__, widths)
     base, demo = throughput.preset(preset), throughput.preset("demo")
     for module in list(sys.modules.values()):
-        if hasattr(module, "VGGish"):
-            module.VGGish.dim = slim(128)
+        for encoder in ("VGGish", "SmallLogMel"):  # they shape by their width
+            if hasattr(module, encoder):
+                getattr(module, encoder).dim = slim(128)
 
     class Count(TorchDispatchMode):
         operators = 0
