@@ -389,7 +389,6 @@ class Trainer:
         return self.cfg.save_every > 0 and self.done % self.cfg.save_every == 0
 
     def _where(self) -> str:
-        """Device, format and processes."""
         how = f", {self.world.size} processes ({self.parallel.mode})" if self.world.size > 1 else ""
         return f"{self.device} in {self.format}{how}"
 
