@@ -22,7 +22,7 @@ MODES = {"fsdp": {"parallel": "fsdp", "reshard": True}, "ddp": {"parallel": "ddp
 def tiny(data: Path, run: Path, **scale):
     """A run of 3 + 4 steps that keeps some pseudo-labels and drops others, without augmentation's share of noise.
 
-    And without negatives: after a few steps silence makes much of what the order of a sum rounds.
+    And without negatives and the foreground's own weight: both make much of what the order of a sum rounds.
     """
     base = preset("demo")
     return dataclasses.replace(
@@ -32,7 +32,9 @@ def tiny(data: Path, run: Path, **scale):
         log_every=1,
         data=dataclasses.replace(base.data, root=data, size=32, audio_augment="light", workers=0),
         model=dataclasses.replace(base.model, affine_init=(10.0, 0.0)),
-        pseudo=dataclasses.replace(base.pseudo, tau=0.3, delta=0.5, ignore_below=None, lambda_u=1.0, negatives=0.0),
+        pseudo=dataclasses.replace(
+            base.pseudo, tau=0.3, delta=0.5, ignore_below=None, lambda_u=1.0, negatives=0.0, foreground=0.0
+        ),
         optim=dataclasses.replace(
             base.optim, batch=8, warmup_steps=3, steps=4, lr=1e-4, lr_warmup=0.0, clip=1.0, labelled_share=0.25
         ),

@@ -51,7 +51,7 @@ def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
 def test_two_processes_add_the_negatives_of_one(files, tmp_path):
     def run(name, **scale):
         cfg = tiny(files, tmp_path / name, parallel="ddp", **scale)
-        pseudo = dataclasses.replace(cfg.pseudo, negatives=0.5)
+        pseudo = dataclasses.replace(cfg.pseudo, negatives=0.5, foreground=0.25)
         optim = dataclasses.replace(cfg.optim, labelled_share=0.5)  # pairs of labelled clips in every process
         assert start(dataclasses.replace(cfg, pseudo=pseudo, optim=optim), "dist_worker:finished") == (False, 7)
         return [{k: line[k] for k in line if k in ("loss_a", "loss_b", "negative")} for line in losses(cfg.run)]
