@@ -20,7 +20,7 @@ def teachers(n, h, w, device, dtype=torch.float32):
 
 
 def brute_force(s_a, s_b, delta, tau, size, probability, soft, ignore_below):
-    """float64, a map at a time: (iou, keep, mask, valid, confidence, doubtful pixels)."""
+    """float64, a map at a time: (iou, keep, mask, valid, confidence), and the pixels of mask or valid within 1e-6."""
     rows = []
     for maps in zip(s_a.double().cpu(), s_b.double().cpu(), strict=True):
         p = []
@@ -37,31 +37,34 @@ def brute_force(s_a, s_b, delta, tau, size, probability, soft, ignore_below):
         m = [x >= delta for x in p]
         inter, union = (m[0] & m[1]), (m[0] | m[1])
         iou = inter.sum() / max(union.sum(), 1)
-        near = min(np.abs(x - level).min() for x in p for level in (delta, ignore_below or delta))
+        near = np.logical_or.reduce([np.abs(x - level) < 1e-6 for x in p for level in (delta, ignore_below or delta)])
         valid = inter | (p[0] < ignore_below) & (p[1] < ignore_below) if ignore_below else None
         joint = p[0] * p[1] if soft == "product" else np.minimum(*p)
-        rows.append((iou, iou >= tau and inter.any(), inter, valid, np.where(inter, joint * 255, 0), near < 1e-6))
+        rows.append((iou, iou >= tau and inter.any(), inter, union.sum(), valid, np.where(inter, joint * 255, 0), near))
     return rows
 
 
 def compare(n, cells, size, probability, soft, ignore_below, device, dtype=torch.float32):
+    """Equal to brute_force everywhere, but for pixels that float32 cannot decide; how many of those differ."""
     s_a, s_b = teachers(n, *cells, device, dtype)
-    affine = [x.to(device) for x in AFFINE]
+    affine = [x.to(device, torch.promote_types(dtype, torch.float32)) for x in AFFINE]
     got = consensus(s_a, s_b, *affine, 0.6, 0.5, size, probability=probability, soft=soft, ignore_below=ignore_below)
     mask = unpack_mask(got.mask, size[1]).cpu().numpy()
     flipped = 0
     for i, row in enumerate(brute_force(s_a, s_b, 0.6, 0.5, size, probability, soft, ignore_below)):
-        iou, keep, inter, valid, joint, doubtful = row
-        flips = int((mask[i] != inter).sum())
-        flipped += flips
-        assert flips == 0 or doubtful, f"{flips} pixels differ and none is within 1e-6 of the threshold"
-        if not doubtful:
-            assert math.isclose(got.iou[i].item(), iou, rel_tol=1e-6, abs_tol=1e-7)
-            assert bool(got.keep[i]) == keep or abs(iou - 0.5) < 1e-6
-            if ignore_below:
-                assert np.array_equal(unpack_mask(got.valid, size[1])[i].cpu().numpy(), valid)
-            if soft != "none":
-                assert np.abs(got.confidence[i].cpu().numpy() - joint).max() <= 0.51
+        iou, keep, inter, union, valid, joint, near = row
+        assert np.array_equal(mask[i] | near, inter | near), "a pixel differs that is not within 1e-6 of the threshold"
+        flipped += int((mask[i] != inter).sum())
+        # Each undecided pixel moves intersection and union by at most one.
+        slack = 2 * int(near.sum()) / max(int(union), 1)
+        assert math.isclose(got.iou[i].item(), iou, rel_tol=1e-6, abs_tol=1e-7 + slack)
+        assert bool(got.keep[i]) == keep or abs(iou - 0.5) < 1e-6 + slack or (slack and inter.sum() <= near.sum())
+        if ignore_below:
+            known = unpack_mask(got.valid, size[1])[i].cpu().numpy()
+            assert np.array_equal(known | near, valid | near)
+            flipped += int((known != valid).sum())
+        if soft != "none":
+            assert np.abs(got.confidence[i].cpu().numpy() - joint)[~near].max(initial=0) <= 0.51
     empty = [not m.any() for m in mask]
     assert math.isclose(got.empty_share.item(), sum(empty) / n, rel_tol=1e-6)
     assert (got.valid is None) == (ignore_below is None) and (got.confidence is None) == (soft == "none")
@@ -91,9 +94,10 @@ def test_minmax_takes_the_extremes_of_the_pixels(kernels, device, cells, size):
     compare(2, cells, size, "minmax", "minimum", None, device)
 
 
-def test_reference_agrees_with_brute_force(device):
-    flipped = sum(compare(8, (14, 14), (224, 224), *options, device) for options in OPTIONS)
-    assert flipped == 0
+@pytest.mark.parametrize("options", OPTIONS)
+def test_reference_agrees_with_brute_force(device, options):
+    compare(8, (14, 14), (224, 224), *options, device)
+    assert compare(8, (14, 14), (224, 224), *options, device, torch.float64) == 0
 
 
 @pytest.mark.parametrize("mode", ["kernels", "poisoned_memory"])
