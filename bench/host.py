@@ -8,6 +8,9 @@ is counted is the time of the processor, so that another program beside it does 
 gradients to nothing, the optimizer, the teachers, flags, clocks. `python` is the rest without the arithmetic of the
 three operators that take all parameters at once (AdamW, the norm, the teachers' average): a processor walks over the
 tensors there, a GPU does not.
+
+`recorded` is this tree's step where --compile graphs has recorded it and a replay does nothing: what the host does then
+but for the one launch, whose time only a GPU knows. Its `rest` is the whole.
 """
 
 from __future__ import annotations
@@ -37,7 +40,17 @@ def slim(channels: int) -> int:
     return channels if channels < 16 else max(1, channels // SHARE)
 
 
-def measure(preset: str) -> None:
+class Nothing:
+    """A recorder whose replay does nothing."""
+
+    def ahead(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def record(self, function: Callable) -> tuple[object, Callable[[], None]]:
+        return function(), lambda: None
+
+
+def measure(preset: str, recorded: bool = False) -> None:
     """The process of one tree: prints its operators, then for every line that it reads the seconds of so many steps."""
     import throughput  # of that tree: it brings its own packages
     import torch
@@ -65,7 +78,7 @@ def measure(preset: str) -> None:
         data, optim = dataclasses.replace(base.data, **shown), dataclasses.replace(base.optim, batch=8)
         cfg = dataclasses.replace(base, device="cpu", data=data, optim=optim, run=Path(folder) / "run")
         throughput.make_files(data.root, 200)
-        row = throughput.fast(cfg, Path(folder), "FastDMT")
+        row = throughput.fast(cfg, Path(folder), "FastDMT", **({"recorder": Nothing()} if recorded else {}))
         spent = [0.0]
         algorithm = row.trainer.algorithm if hasattr(row.trainer, "algorithm") else row.trainer.method
         for owner, names in ((algorithm, ("pseudo_labels", "learn")), (torch.Tensor, ("backward",))):
@@ -113,9 +126,9 @@ def timed(function: Callable, spent: list[float]) -> Callable:
 class Tree:
     """A process that takes the steps of the code in `root`."""
 
-    def __init__(self, root: Path, preset: str) -> None:
+    def __init__(self, root: Path, preset: str, recorded: bool = False) -> None:
         start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import host; "
-        start += f"sys.path.insert(0, {str(root / 'bench')!r}); host.measure({preset!r})"
+        start += f"sys.path.insert(0, {str(root / 'bench')!r}); host.measure({preset!r}, {recorded})"
         command = [sys.executable, "-c", start]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         self.process = subprocess.Popen(
@@ -156,7 +169,7 @@ def checkout(commit: str) -> Iterator[Path]:
 def compare(preset: str, against: str | None, rounds: int) -> dict:
     """Medians of this tree and of the other commit, measured in turn, and how they compare."""
     with contextlib.ExitStack() as stack:
-        trees = {"after": Tree(ROOT, preset)}
+        trees = {"after": Tree(ROOT, preset), "recorded": Tree(ROOT, preset, recorded=True)}
         if against:
             trees["before"] = Tree(stack.enter_context(checkout(against)), preset)
         for tree in trees.values():
@@ -169,12 +182,13 @@ def compare(preset: str, against: str | None, rounds: int) -> dict:
             tree.process.stdin.close()
             tree.process.wait()
         found = {name: tree.summary() for name, tree in trees.items()}
-    print(f"{'':<14}{'operators':>12}{'step ms':>12}{'rest ms':>12}{'python ms':>12}")
+    print(f"{'':<18}{'operators':>12}{'step ms':>12}{'rest ms':>12}{'python ms':>12}")
     for name, values in found.items():
         times = "".join(f"{values[key]:>12.2f}" for key in ("step_ms", "rest_ms", "python_ms"))
-        print(f"{name:<14}{values['operators']:>12}{times}")
+        print(f"{name:<18}{values['operators']:>12}{times}")
     if against:
         keys = ("operators", "step_ms", "rest_ms", "python_ms")
-        found["after / before"] = {key: found["after"][key] / found["before"][key] for key in keys}
-        print("after / before" + "".join(f"{value:>12.2f}" for value in found["after / before"].values()))
+        for name in ("after", "recorded"):
+            found[f"{name} / before"] = {key: found[name][key] / found["before"][key] for key in keys}
+            print(f"{name} / before".ljust(18) + "".join(f"{x:>12.2f}" for x in found[f"{name} / before"].values()))
     return {"preset": preset, "against": against, "rows": 8, "widths": f"1/{SHARE}", "steps_a_round": STEPS, **found}

@@ -38,6 +38,7 @@ from fastdmt.config import TrainConfig
 from fastdmt.errors import FastDMTError
 from fastdmt.presets import preset
 from fastdmt.training.schedule import UNBIASED, WARMUP
+from fastdmt.training.step_graph import WARM_UP
 from fastdmt.training.trainer import Trainer
 
 WINDOW = 20  # steps whose mean loss is compared
@@ -92,7 +93,7 @@ def measured(cfg: TrainConfig, run: Path, args: argparse.Namespace) -> dict[str,
         (loader,) = trainer.begin(UNBIASED)
         cached = next(iter(loader))
         began = time.perf_counter()
-        for _ in range(3):  # compilation, the allocator, the capture of graphs
+        for _ in range(WARM_UP + 2):  # compilation, the allocator, the recording of a graph
             trainer.step([repeat(cached)])
         throughput.synchronise(trainer.device)
         first = time.perf_counter() - began

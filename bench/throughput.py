@@ -43,10 +43,11 @@ import naive  # noqa: E402
 
 import fastdmt_kernels  # noqa: E402
 from fastdmt.algorithm import reference  # noqa: E402
-from fastdmt.algorithm.pseudo_labels import Algorithm, DualMeanTeacher  # noqa: E402
+from fastdmt.algorithm.pseudo_labels import DualMeanTeacher  # noqa: E402
 from fastdmt.config import TrainConfig  # noqa: E402
 from fastdmt.presets import preset  # noqa: E402
 from fastdmt.training.schedule import UNBIASED  # noqa: E402
+from fastdmt.training.step_graph import WARM_UP  # noqa: E402
 from fastdmt.training.trainer import Trainer  # noqa: E402
 from fastdmt_kernels import Consensus  # noqa: E402
 from fastdmt_loaders.parallel import cores  # noqa: E402
@@ -99,7 +100,8 @@ class Variant:
         device = self.trainer.device
         batches = repeat(self.cached) if stage == "compute" else self.open()
         act = (lambda: next(batches)) if stage == "data" else (lambda: self.step(batches))
-        for _ in range(1 if stage == "compute" else AHEAD):
+        recording = WARM_UP + 1 if self.trainer.graph else 1
+        for _ in range(recording if stage == "compute" else AHEAD):
             act()
         self.trainer.clock.read()
         synchronise(device)
@@ -119,22 +121,21 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def trained(
-    cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict, algorithm: Algorithm | None = None
-) -> Trainer:
+def trained(cfg: TrainConfig, folder: Path, name: str, data: dict, scale: dict, **own: object) -> Trainer:
     cfg = dataclasses.replace(
         cfg,
         run=folder / name.replace(" ", "-"),
         data=dataclasses.replace(cfg.data, **data),
         scale=dataclasses.replace(cfg.scale, **scale),
     )
-    return Trainer(cfg, Console(quiet=True), algorithm=algorithm)
+    return Trainer(cfg, Console(quiet=True), **own)
 
 
 def fast(cfg: TrainConfig, folder: Path, name: str, data: dict | None = None, **scale: object) -> Variant:
     """FastDMT's own step."""
     kernels, overlap = scale.pop("kernels", "auto"), scale.pop("overlap", True)
-    trainer = trained(cfg, folder, name, data or {}, scale, scale.pop("algorithm", None))
+    own = {key: scale.pop(key, None) for key in ("algorithm", "recorder")}
+    trainer = trained(cfg, folder, name, data or {}, scale, **own)
     return Variant(name, trainer, lambda batches: trainer.step([batches]), kernels, overlap)
 
 
@@ -193,6 +194,7 @@ def variants(cfg: TrainConfig, folder: Path, device: str) -> list[Variant]:
     if device == "cuda":
         rows += [
             fast(cfg, folder, "without overlap", overlap=False, **compiled),
+            fast(cfg, folder, "one CUDA graph", compile="graphs"),
             fast(cfg, folder, "without compile", compile="none"),
             fast(cfg, folder, "without AMP", amp="none", **compiled),
             fast(cfg, folder, "DALI, no cache", {"loader": "dali", "cache": "none"}, **compiled),

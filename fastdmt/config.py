@@ -213,8 +213,8 @@ class ScaleConfig:
     tf32: bool = True
     """TF32 for what stays in float32 on the GPU."""
     compile: Literal["auto", "none", "inductor", "graphs", "aot_eager"] = how("auto")
-    """torch.compile of forward and backward; auto: inductor on a GPU, none on the CPU; graphs: with CUDA graphs;
-    aot_eager: no code generation, for tests."""
+    """torch.compile of forward and backward; auto: inductor on a GPU, none on the CPU; graphs: inductor, and the
+    whole step recorded as one CUDA graph (FSDP: inductor's own graphs); aot_eager: no code generation, for tests."""
     optimizer: Literal["adamw", "apex"] = "adamw"
     """torch's fused AdamW, or NVIDIA apex's FusedAdam where it is built."""
     accumulate: int = 1

@@ -3,7 +3,8 @@
 fsdp  parameters, gradients and optimizer state of students and teachers live in shards, teachers sharded exactly as
       their students, so that the EMA is local; gathered for the forward, in bf16 where the step computes in it, freed
       before the optimizer and the EMA. BatchNorm's weights stay whole, in float32: they are a thousandth of all
-ddp   every process holds everything; gradients are averaged in buckets while the backward runs
+ddp   every process holds everything; gradients are averaged in buckets while the backward runs, or, where the step is
+      a CUDA graph, in one message behind it
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ class Parallel:
 
     Args:
         half: the step computes in bf16, so that encoders' weights may be gathered in it.
+        recorded: steps become CUDA graphs. Copies then average their gradients in one message behind the backward:
+            DDP's buckets ask the host when they are full.
 
     Attributes:
         calls: what to call instead of each student, in its order.
+        averages_late: whoever applies the gradients must take their mean over the processes first.
         mode: "fsdp", "ddp", or "one process".
         sharded: parameters are DTensors.
         notes: what was chosen and why, for the log.
+        many: ", 2 processes (ddp)", or nothing for one.
     """
 
     def __init__(
@@ -54,11 +59,14 @@ class Parallel:
         cfg: ScaleConfig,
         world: World,
         half: bool = False,
+        recorded: bool = False,
     ) -> None:
         self.world, self.students, self.teachers = world, list(students), list(teachers)
         self.mode, why = chosen_mode(cfg.parallel, self.students, self.teachers, world)
         self.sharded, self.notes = self.mode == "fsdp", [f"parallel: {self.mode} ({why})"] if world.size > 1 else []
+        self.many = f", {world.size} processes ({self.mode})" if world.size > 1 else ""
         self.calls: list[Callable] = self.students
+        self.averages_late = recorded and self.mode == "ddp"
         if cfg.sync_bn and world.size > 1:
             for student in self.students:
                 synchronise(student, world.group)
@@ -80,7 +88,7 @@ class Parallel:
                 fully_shard(localizer, mesh=mesh, reshard_after_forward=False)
             every = (m for localizer in (*self.students, *self.teachers) for m in localizer.modules())
             self._gathered = [m for m in every if isinstance(m, FSDPModule)]
-        elif world.size > 1:
+        elif world.size > 1 and not recorded:
             self.calls = [
                 nn.parallel.DistributedDataParallel(
                     student,

@@ -259,6 +259,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights.read_weights(path, "restore it from a copy, take the run's last checkpoint, or train again")
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of this process's random generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on from what `random_state` gave, on another kind of device too."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def _pointed(folder: Path) -> int | None:
     """The step that `last` names, if it names one."""
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ class Clock:
         self.cuda = device.type == "cuda"
         self.laps: list[tuple[str, Any, Any]] = []
         self.steps = 0
+        self.running = True
         self.began = time.perf_counter()
 
     def start(self) -> None:
@@ -30,9 +33,20 @@ class Clock:
 
     def lap(self, name: str) -> None:
         """What was done since the last call has this name."""
+        if not self.running:
+            return
         now = self._now()
         self.laps.append((name, self.last, now))
         self.last = now
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Laps in here count to the one that follows: a recorded step has no times of its parts."""
+        self.running = False
+        try:
+            yield
+        finally:
+            self.running = True
 
     def read(self) -> tuple[dict[str, float], float]:
         """Mean milliseconds a step of each name, and seconds a step by the wall clock; starts anew.
@@ -47,6 +61,21 @@ class Clock:
         wall = (now - self.began) / steps
         self.laps, self.steps, self.began = [], 0, now
         return {name: value / steps for name, value in total.items()}, wall
+
+    def speed(self, rows: int) -> dict[str, float]:
+        """What a log shows of the steps since the last `read`, which this is as well.
+
+        Args:
+            rows: pairs of a step, over all processes.
+
+        Returns:
+            pairs_per_s, step_ms, milliseconds of every name, and on a GPU memory_gb, the most that was in use.
+        """
+        laps, wall = self.read()
+        found = {"pairs_per_s": rows / wall, "step_ms": 1e3 * wall, **{f"{name}_ms": ms for name, ms in laps.items()}}
+        if self.cuda:
+            found["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        return found
 
     def _now(self) -> object:
         if not self.cuda:

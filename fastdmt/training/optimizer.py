@@ -59,15 +59,27 @@ class Update:
         optim: rates, decay, clipping.
         kind: "adamw" or "apex".
         sharded: parameters are DTensors.
+        recorded: steps become parts of a graph: what changes from step to step lies on the device, in the same place.
+        averages: with several ranks, gradients are each rank's own: their mean is taken here, in one message.
 
     Attributes:
+        wants: with several ranks, [1] on the device: 1 where this rank wants to end after the step.
         leave: with several ranks, 0-d on the device: positive where one of them wanted to end after the last step.
     """
 
     def __init__(
-        self, students: Sequence[Localizer], optim: OptimConfig, kind: str, world: World, sharded: bool
+        self,
+        students: Sequence[Localizer],
+        optim: OptimConfig,
+        kind: str,
+        world: World,
+        sharded: bool,
+        *,
+        recorded: bool = False,
+        averages: bool = False,
     ) -> None:
         self.students, self.clip, self.world, self.sharded = students, optim.clip, world, sharded
+        self.averages = averages and world.size > 1
         self.optimizer = build_optimizer(students, optim, kind)
         trained = {p for group in self.optimizer.param_groups for p in group["params"]}
         by_student = [[p for p in student.parameters() if p in trained] for student in students]
@@ -78,17 +90,24 @@ class Update:
             for p, count in zip(self.params, self.steps.unbind(), strict=True):
                 self.optimizer.state[p]["step"] = count
         self._plans: dict[tuple[int, ...], Plan] = {}
+        self.wants = self.flat.new_zeros(1)
         self.leave: Tensor | None = None
-        self.remember()
+        self.good = self.flat.clone()
+        if recorded:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.steps.new_full((), float(group["lr"]))
 
     def remember(self) -> None:
         """Take the running statistics as they are for good, after they were loaded."""
-        self.good = self.flat.clone()
+        self.good.copy_(self.flat)
 
     def rate(self, rates: Sequence[float]) -> None:
         """Set the learning rate of every group of `build_optimizer`."""
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def zero(self) -> None:
         """Forget the gradients."""
@@ -96,12 +115,11 @@ class Update:
             p.grad = None
 
     @torch.no_grad()
-    def __call__(self, loss: Tensor, scale: LossScale | None = None, leave: bool = False) -> Tensor:
+    def __call__(self, loss: Tensor, scale: LossScale | None = None) -> Tensor:
         """Apply the gradients.
 
         Args:
             loss: 0-d, detached: what the gradients are of.
-            leave: this rank wants to end after the step; see `self.leave`.
 
         Returns:
             0-d float32 on the device: 1 where the step was skipped.
@@ -112,6 +130,8 @@ class Update:
         if self.sharded:
             grads = [local(g) for g in grads]
             self._average([g for g, whole in zip(grads, plan.whole, strict=True) if whole])
+        elif self.averages:
+            self._average(grads)
         norms, flat = torch.stack(torch._foreach_norm(grads)).float(), self.flat
         if plan.share is not None:
             norms = norms * plan.share
@@ -124,7 +144,7 @@ class Update:
             # One small reduction: each student's squared norm over all shards, the mean of the ranks' statistics, and
             # whether a rank wants to leave.
             count = len(squares)
-            message = torch.cat([squares, flat, flat.new_full((1,), float(leave))])
+            message = torch.cat([squares, flat, self.wants])
             message[count:] /= self.world.size
             message[:count] /= self.world.nodes if self.sharded else self.world.size  # copies of every gradient
             self.world.sum(message)
@@ -145,12 +165,12 @@ class Update:
                 adamw(options, [grads[i] for i in places], tensors, bad, divisor)
         else:
             step_apex(self.optimizer, grads, bad, divisor)
-        self.good = torch.where(broken, self.good, flat)
+        torch.where(broken, self.good, flat, out=self.good)
         self.flat.copy_(self.good)
         return bad
 
     def _average(self, grads: list[Tensor]) -> None:
-        """Mean over ranks of gradients that FSDP does not reduce."""
+        """Mean over ranks of gradients that nothing else reduces."""
         if grads:
             message = torch.cat([g.flatten() for g in grads]) / self.world.size
             self.world.sum(message)

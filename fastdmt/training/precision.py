@@ -14,6 +14,7 @@ from fastdmt.algorithm.dmt import DualMeanTeacherStep
 from fastdmt.config import ScaleConfig, require
 from fastdmt.errors import FastDMTError
 from fastdmt.training.optimizer import LossScale
+from fastdmt.training.step_graph import CudaRecorder, Recorder
 from fastdmt_kernels import backend
 from fastdmt_kernels.backend import INTERPRET
 
@@ -84,7 +85,14 @@ def chosen_compiler(kind: str, device: torch.device) -> tuple[str, str]:
     return "inductor", "auto: a GPU"
 
 
-def compile_step(step: DualMeanTeacherStep, kind: str, device: torch.device, alone: bool) -> Compiled:
+def chosen_recorder(kind: str, device: torch.device) -> Recorder | None:
+    """What records steps for a value of --compile on a device."""
+    return CudaRecorder(device) if kind == "graphs" and device.type == "cuda" else None
+
+
+def compile_step(
+    step: DualMeanTeacherStep, kind: str, device: torch.device, alone: bool, recorded: bool = False
+) -> Compiled:
     """Compile the teachers' region and the students' region, each as one graph.
 
     With several processes the encoders alone are compiled, each as one graph: collectives stay between them.
@@ -92,18 +100,21 @@ def compile_step(step: DualMeanTeacherStep, kind: str, device: torch.device, alo
     Args:
         kind: a value of --compile.
         alone: one process.
+        recorded: the whole step becomes one CUDA graph, so that the compiled regions need none of their own.
 
     Returns:
         The switch that a training step turns on.
     """
     kind, why = chosen_compiler(kind, device)
+    if kind == "graphs":
+        why += ": the whole step is one CUDA graph" if recorded else ": those of inductor, one for each region"
     compiled = Compiled(kind, why)
-    if kind == "none":
+    if kind == "none" or (kind == "graphs" and recorded and backend.triton is None):
         return compiled
     # Both stages' shapes of four networks that share their code; torch gives up at 8.
     torch._dynamo.config.recompile_limit = 32
     options = {"dynamic": False, "fullgraph": True, "backend": "aot_eager" if kind == "aot_eager" else "inductor"}
-    if kind == "graphs":
+    if kind == "graphs" and not recorded:
         options["mode"] = "reduce-overhead"
     if alone:
         for name in ("pseudo_labels", "learn", "warmup"):

@@ -77,3 +77,11 @@ class Schedule:
         if pseudo.half_life > 0:
             return 0.5 ** (1 / max(1.0, pseudo.half_life * self.steps[UNBIASED]))
         return pseudo.momentum
+
+    def line(self, where: str) -> str:
+        """The run in a line, for the log."""
+        cfg, rows = self.cfg, self.rows(WARMUP)
+        return (
+            f"{cfg.algorithm} on {where}: {self.steps[WARMUP]} warm-up steps of {rows} labelled, then "
+            f"{self.steps[UNBIASED]} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
+        )

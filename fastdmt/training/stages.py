@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastdmt.algorithm.accepted_queue import AcceptedQueue
+from fastdmt.algorithm.diagnostics import diagnose
 from fastdmt.algorithm.dmt import DualMeanTeacherStep
 from fastdmt.config import TrainConfig
 from fastdmt.data.run_data import Data
@@ -23,7 +24,6 @@ from fastdmt.models.pair import Model
 from fastdmt.runs import checkpoint
 from fastdmt.runs.weights import write_weights
 from fastdmt.training.clock import Clock
-from fastdmt.training.diagnostics import diagnose
 from fastdmt.training.pictures import training_picture, warmup_picture
 from fastdmt.training.schedule import UNBIASED, WARMUP, Schedule
 from fastdmt.training.tracking import Observer

@@ -31,9 +31,10 @@ from fastdmt.runs.folder import open_run
 from fastdmt.training.clock import Clock, manual_gc
 from fastdmt.training.nonfinite import BadSteps
 from fastdmt.training.optimizer import Update
-from fastdmt.training.precision import compile_step, precision, use_kernels
+from fastdmt.training.precision import chosen_recorder, compile_step, precision, use_kernels
 from fastdmt.training.schedule import UNBIASED, WARMUP, Schedule
 from fastdmt.training.stages import Parts, Stage, Unbiased, Warmup, mean_of
+from fastdmt.training.step_graph import Recorder, StepGraph
 from fastdmt.training.tracking import Observer, Silent
 from fastdmt.training.validation import Validator
 from fastdmt_loaders import Batch
@@ -60,6 +61,7 @@ class Trainer:
         world: this process among the others; None: alone, or what a launcher says.
         sinks: functions (step, stage, values) of one's own, called with everything that is logged.
         algorithm: pseudo-labels of one's own instead of what the configuration names.
+        recorder: how steps are recorded; None: as CUDA graphs, where --compile graphs asks for them.
 
     Attributes:
         stage: the present one.
@@ -78,6 +80,7 @@ class Trainer:
         *,
         world: World | None = None,
         algorithm: Algorithm | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.world = world or join(cfg)
         console = (console or Console()) if self.world.first else Console(file=open(os.devnull, "w"))
@@ -101,8 +104,11 @@ class Trainer:
         with self.world.one_by_one():
             self.data.features = Features.of_run(self.data, self.model.students, self.model.front_ends, console)
         self.autocast, self.loss_scale, self.format = precision(cfg.scale, self.device)
-        half = self.format == "bf16"
-        self.parallel = Parallel(self.model.students, self.model.teachers, cfg.scale, self.world, half)
+        half, recorder = self.format == "bf16", recorder or chosen_recorder(cfg.scale.compile, self.device)
+        self.parallel = Parallel(
+            self.model.students, self.model.teachers, cfg.scale, self.world, half, recorded=recorder is not None
+        )
+        self.graph = StepGraph(recorder) if recorder and not self.parallel.sharded else None
         self.algorithm = DualMeanTeacherStep(
             self.model.students,
             self.model.teachers,
@@ -114,25 +120,17 @@ class Trainer:
             calls=self.parallel.calls,
             negatives=Negatives.of_run(cfg, self.model.front_ends, self.device, self.data.features),
         )
-        self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, self.world.size == 1)
+        alone, recorded = self.world.size == 1, self.graph is not None
+        self.compiled = compile_step(self.algorithm, cfg.scale.compile, self.device, alone, recorded)
         self.clock = Clock(self.device)
         self.queue = AcceptedQueue(cfg.scale.pack_accepted) if cfg.scale.pack_accepted else None
         self.bad = BadSteps(cfg, self.world)
         self.saver = checkpoint.Saver(cfg.run, cfg.scale.keep, self.world)
         self.leaving, self.interrupted = Leaving(), False
         self.observer = Observer(cfg.run, console, cfg.logger, sinks) if self.world.first else Silent()
-        parts = Parts(
-            cfg,
-            self.world,
-            self.data,
-            self.schedule,
-            self.model,
-            self.algorithm,
-            Validator(self.model, self.parallel, self.world, self.data),
-            self.observer,
-            self.clock,
-            self.queue,
-        )
+        validator = Validator(self.model, self.parallel, self.world, self.data)
+        own = (self.schedule, self.model, self.algorithm, validator, self.observer, self.clock, self.queue)
+        parts = Parts(cfg, self.world, self.data, *own)
         self.warmup, self.unbiased = Warmup(parts), Unbiased(parts)
         self.stage: Stage = self.warmup
         self.done = 0
@@ -149,7 +147,8 @@ class Trainer:
         self.observer.open(self.global_step)
         if self.world.first:
             self.data.write_splits(self.cfg.run)
-        for line in (*self.data.summary, *self.origins, *self.compiled.notes, *self.parallel.notes, self._plan_line()):
+        chosen = self.schedule.line(f"{self.device} in {self.format}{self.parallel.many}")
+        for line in (*self.data.summary, *self.origins, *self.compiled.notes, *self.parallel.notes, chosen):
             self.observer.say(line)
         with lock.held(self.cfg.run, self.world.first), self.leaving, manual_gc():
             try:
@@ -213,6 +212,7 @@ class Trainer:
         for loader in self._loaders:
             loader.load_state_dict({"step": self.done * self.cfg.scale.accumulate})
         self._batches = [iter(loader) for loader in self._loaders]
+        self._forget_graph()
         self._train_mode()
         return self._loaders
 
@@ -244,9 +244,25 @@ class Trainer:
             return batch
 
         self.update.rate(self.schedule.rates(self.stage.name, self.done))
-        self.update.zero()
         self.stage.before_step(self.done)
+        if self.world.size > 1:
+            self.update.wants.fill_(self.leaving.wanted)
         self.clock.start()
+        if self.graph is None:
+            values, bad = self._learn(draw, log)
+        else:
+            drawn = [draw(k) for _ in range(parts) for k in range(len(sources))]
+            with self.clock.paused():
+                values, bad = self.graph.step(drawn, lambda batches: self._learn(lambda k: next(batches), True))
+            self.clock.lap("graph")
+        self.bad.add(self.global_step + 1, bad)
+        self.done += 1
+        return values
+
+    def _learn(self, draw: Callable[[int], Batch], log: bool) -> tuple[dict[str, Tensor], Tensor]:
+        """From batches to teachers; what a log shows, and the flag of a step that is a fault."""
+        parts = self.cfg.scale.accumulate
+        self.update.zero()
         found, losses = [], []
         for part in range(parts):
             self.parallel.synchronise_gradients(part == parts - 1)
@@ -259,10 +275,9 @@ class Trainer:
                 self.clock.lap("students")
                 losses.append(loss.detach())
                 found[-1] |= values
-        self._apply(losses[0] if len(losses) == 1 else torch.stack(losses).mean())
+        bad = self._apply(losses[0] if len(losses) == 1 else torch.stack(losses).mean())
         self.stage.after_step()
-        self.done += 1
-        return mean_of(found)
+        return mean_of(found), bad
 
     def backward(self, loss: Tensor) -> None:
         """Add a part's share of the step's gradient."""
@@ -270,17 +285,17 @@ class Trainer:
         loss = loss / parts if parts > 1 else loss
         (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
 
-    def _apply(self, loss: Tensor) -> None:
+    def _apply(self, loss: Tensor) -> Tensor:
         """The optimizer's step; teachers and shards are ready for the EMA."""
         self.parallel.reshard()
-        bad = self.update(loss, self.loss_scale, self.leaving.wanted)
+        bad = self.update(loss, self.loss_scale)
         if self.loss_scale is not None:
             self.loss_scale.update(bad)
             bad = (~loss.isfinite()).float()  # an overflow of the scaled gradient is routine, not a fault
-        self.bad.add(self.global_step + 1, bad)
         for student in self.model.students:
             student.after_step()
         self.clock.lap("optimizer")
+        return bad
 
     def _train_mode(self) -> None:
         for student in self.model.students:
@@ -294,20 +309,19 @@ class Trainer:
         numbers = dict(zip(values, self.world.sum(stack).tolist(), strict=True))
         self.bad.read(self.global_step, numbers, self.observer)
         self.observer.scalars(self.global_step, self.done, numbers)
-        laps, wall = self.clock.read()
-        speed = {
-            "pairs_per_s": self.schedule.rows(self.stage.name) / wall,
-            "step_ms": 1e3 * wall,
-            **{f"{name}_ms": ms for name, ms in laps.items()},
-        }
-        if self.device.type == "cuda":
-            speed["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        speed = self.clock.speed(self.schedule.rows(self.stage.name))
         self.observer.timings(self.global_step, speed)
         return numbers
 
     def _new_update(self) -> None:
-        scale, optim = self.cfg.scale, self.cfg.optim
-        self.update = Update(self.model.students, optim, scale.optimizer, self.world, self.parallel.sharded)
+        cfg, parallel = self.cfg, self.parallel
+        how = {"recorded": self.graph is not None, "averages": parallel.averages_late}
+        self.update = Update(self.model.students, cfg.optim, cfg.scale.optimizer, self.world, parallel.sharded, **how)
+        self._forget_graph()
+
+    def _forget_graph(self) -> None:
+        if self.graph is not None:
+            self.graph.forget()
 
     # ------------------------------------------------------------------ state
 
@@ -328,15 +342,12 @@ class Trainer:
             tensors |= {"loss_scale.value": self.loss_scale.value, "loss_scale.good": self.loss_scale.good}
         if self.queue:
             tensors |= {f"queue.{self.world.rank}.{name}": t for name, t in self.queue.state_dict().items()}
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
         progress = {
             "stage": self.stage.name,
             "done": self.done,
             "best": self.unbiased.best,
             "best_warmup": self.warmup.best,
-            "rng": rng,
+            "rng": checkpoint.random_state(self.device),
         }
         return {"tensors": tensors, "progress": progress}
 
@@ -351,12 +362,11 @@ class Trainer:
             waiting = {n.removeprefix(queue): t for n, t in tensors.items() if n.startswith(queue)}
             self.queue.load_state_dict(waiting, self.device)
         self.update.remember()
+        self._forget_graph()
         self.stage = self.warmup if progress["stage"] == WARMUP else self.unbiased
         self.done = progress["done"]
         self.unbiased.best, self.warmup.best = progress["best"], list(progress["best_warmup"])
-        torch.set_rng_state(progress["rng"]["cpu"])
-        if "cuda" in progress["rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(progress["rng"]["cuda"], self.device)
+        checkpoint.set_random_state(progress["rng"], self.device)
 
     def save(self) -> None:
         """Hand a checkpoint of this step to the saver; wait for it only where the stage or the run ends."""
@@ -387,14 +397,3 @@ class Trainer:
 
     def _saves(self) -> bool:
         return self.cfg.save_every > 0 and self.done % self.cfg.save_every == 0
-
-    def _where(self) -> str:
-        how = f", {self.world.size} processes ({self.parallel.mode})" if self.world.size > 1 else ""
-        return f"{self.device} in {self.format}{how}"
-
-    def _plan_line(self) -> str:
-        cfg, rows = self.cfg, self.schedule.rows(WARMUP)
-        return (
-            f"{cfg.algorithm} on {self._where()}: {self.warmup.total} warm-up steps of {rows} labelled, then "
-            f"{self.unbiased.total} steps of {cfg.batch_labelled} labelled + {cfg.batch_unlabelled} unlabelled"
-        )

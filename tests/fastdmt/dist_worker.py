@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tape import OnTape
 from torch._dynamo.utils import counters
 
 from fastdmt.distributed.sharding import full, local
 from fastdmt.presets import preset
+from fastdmt.training import step_graph
 from fastdmt.training.schedule import UNBIASED
 from fastdmt.training.trainer import Trainer
 
@@ -65,6 +67,15 @@ def every_mode(cfg, world):
         held = sum(local(p).numel() for p in trainer.model.teachers.parameters())
         sharded.append(held / sum(p.numel() for p in trainer.model.teachers.parameters()))
     return sharded
+
+
+def recorded(cfg, world):
+    """A run whose steps are replays after the first of each stage: how many, and whether DDP averaged anything."""
+    step_graph.WARM_UP = 1
+    recorder = OnTape()
+    trainer = Steady(cfg, quiet(), world=world, recorder=recorder)
+    trainer.run()
+    return [tape.plays for tape in recorder.tapes], trainer.parallel.calls is not trainer.parallel.students
 
 
 def stop_after(cfg, world, steps: int):

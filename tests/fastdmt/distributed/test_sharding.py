@@ -47,6 +47,12 @@ def test_fsdp_and_ddp_equal_one_process(files, one, tmp_path):
         assert all(torch.isfinite(t).all() for t in model.tensors().values())
 
 
+def test_two_processes_that_replay_their_steps_equal_one_that_does_not(files, one, tmp_path):
+    cfg = tiny(files, tmp_path / "two", workers_cpu=2, parallel="ddp")
+    assert start(cfg, "dist_worker:recorded") == ([2, 3], False)
+    assert_same(one, tmp_path / "two")
+
+
 @pytest.mark.slow
 def test_two_processes_add_the_negatives_of_one(files, tmp_path):
     def run(name, **scale):

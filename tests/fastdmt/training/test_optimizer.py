@@ -45,6 +45,22 @@ def copies(students):
     return [t.clone() for student in students for t in student.state_dict().values()]
 
 
+def test_rates_on_the_device_are_the_rates():
+    ours, _ = make_pairs()
+    theirs, optim = copy.deepcopy(ours), OptimConfig(lr=1e-2)
+    there = Update(ours, optim, "adamw", ALONE, sharded=False, recorded=True)
+    here = Update(theirs, optim, "adamw", ALONE, sharded=False)
+    for seed, rate in enumerate((1e-2, 3e-3, 0.0, 5e-2)):
+        before = copies(ours)
+        for students, update in ((ours, there), (theirs, here)):
+            give_gradients(students, seed)
+            update.rate((rate, rate, rate))
+            update(LOSS)
+        assert (rate == 0) == all(torch.equal(a, b) for a, b in zip(before, copies(ours), strict=True))
+    for p, q in zip(parameters(ours), parameters(theirs), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_update_equals_torchs_plain_loop_whichever_gradients_are_there(clip):
     ours, _ = make_pairs()

@@ -5,13 +5,15 @@ import json
 
 import pytest
 import torch
+from tape import OnTape
 from tiny_runs import QUIET, scaled
 from torch import nn
 
 from fastdmt.distributed.processes import start
 from fastdmt.errors import FastDMTError
-from fastdmt.training.precision import chosen_compiler
+from fastdmt.training.precision import chosen_compiler, chosen_recorder
 from fastdmt.training.schedule import UNBIASED
+from fastdmt.training.step_graph import WARM_UP
 from fastdmt.training.trainer import Trainer
 
 
@@ -93,6 +95,16 @@ def test_auto_compiles_for_a_gpu_alone(monkeypatch):
     assert chosen_compiler("auto", gpu)[0] == "none"
 
 
+def test_a_step_is_recorded_where_graphs_are_asked_for_and_a_gpu_is_there(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastdmt.training.precision.CudaRecorder", lambda device: f"graphs of {device}")
+    assert chosen_recorder("graphs", torch.device("cuda:1")) == "graphs of cuda:1"
+    assert chosen_recorder("auto", torch.device("cuda")) is chosen_recorder("graphs", torch.device("cpu")) is None
+    trainer = Trainer(scaled(files, tmp_path / "run", compile="graphs"), QUIET)
+    assert trainer.graph is None and "those of inductor" in trainer.compiled.notes[0]
+    trainer = Trainer(scaled(files, tmp_path / "tape", compile="graphs"), QUIET, recorder=OnTape())
+    assert "the whole step is one CUDA graph" in trainer.compiled.notes[0]
+
+
 def test_fp16_needs_a_gpu(files, tmp_path):
     with pytest.raises(FastDMTError, match="--amp fp16 needs a GPU"):
         Trainer(scaled(files, tmp_path / "run", amp="fp16", gpus=0), QUIET)
@@ -133,7 +145,7 @@ def test_nothing_in_a_step_waits_for_the_device(files, tmp_path, kind, packed):
     cfg = dataclasses.replace(scaled(files, tmp_path / "run", compile=kind, pack_accepted=packed), device="cuda")
     trainer = Trainer(cfg, QUIET)
     trainer.begin(UNBIASED)
-    for _ in range(4):  # compilation, the allocator, the loader's streams
+    for _ in range(WARM_UP + 2):  # compilation, the allocator, the loader's streams, a recording
         trainer.step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

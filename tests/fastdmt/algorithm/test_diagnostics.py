@@ -6,7 +6,7 @@ import torch
 from small_pairs import LABELLED, LOOSE, SIZE, UNLABELLED, make_batch, make_pairs, step_of
 
 from fastdmt.algorithm import reference
-from fastdmt.training.diagnostics import diagnose
+from fastdmt.algorithm.diagnostics import diagnose
 from fastdmt_kernels import unpack_mask
 
 
