@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastdmt.errors import FastDMTError
 from fastdmt_loaders import Batch
 
 Body = Callable[[Iterator[Batch]], tuple[dict[str, Tensor], Tensor]]  # batches -> what a log shows, and the bad flag
@@ -49,10 +50,21 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(self.side)
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """As `Recorder` says.
+
+        Raises:
+            FastDMTError: something in the function waits for the device, or is not allowed in a graph.
+        """
         graph = torch.cuda.CUDAGraph()
-        # Threads of the loader use the device meanwhile: what they may not do in a recording is their own affair.
-        with torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
-            found = function()
+        try:
+            # Threads of the loader use the device meanwhile: what they may not do in a recording is their own affair.
+            with torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
+                found = function()
+        except RuntimeError as error:
+            raise FastDMTError(
+                f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); nothing of it was done; "
+                "go on from the last checkpoint with --resume --compile inductor"
+            ) from error
         return found, graph.replay
 
 

@@ -1,5 +1,6 @@
 """A recorded step against the step as it is; on the processor a tape of operators stands for the CUDA graph."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from tape import OnTape
 from tiny_runs import QUIET, scaled, tiny
 
+from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS, LOCALIZERS
 from fastdmt.training import step_graph
 from fastdmt.training.schedule import UNBIASED, WARMUP
@@ -157,6 +159,18 @@ def test_batches_of_another_shape_are_refused(files, tmp_path):
     with pytest.raises(RuntimeError, match="a step was recorded on batches"):
         trainer.step([iter([less])])
     trainer.close_loaders()
+
+
+def test_a_step_that_cannot_be_recorded_says_how_to_go_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
+
+    def waits():
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might ...")
+
+    with pytest.raises(FastDMTError, match=r"\(operation not permitted when stream is capturing\).*--compile inductor"):
+        CudaRecorder(torch.device("cuda")).record(waits)
 
 
 def test_the_tape_shows_what_a_graph_would_not_follow():
