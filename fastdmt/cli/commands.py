@@ -67,7 +67,7 @@ def trained(cfg: TrainConfig) -> bool:
 
 def _say_next(outcome: Outcome) -> int:
     score = best_validation(outcome.run)
-    found = "" if score is None else f" (best validation CIoU@0.5 {100 * score:.1f}%)"
+    found = "" if score is None else f" (validation CIoU@0.5 of the best step {100 * score:.1f}%)"
     say(CONSOLE, f"done: {outcome.run}{found}; next:")
     say(CONSOLE, f"  {command_line('eval', outcome.run)}")
     say(CONSOLE, f"  {command_line('predict', outcome.run)} FRAME SOUND")
@@ -77,7 +77,7 @@ def _say_next(outcome: Outcome) -> int:
 def best_validation(run: Path) -> float | None:
     """CIoU@0.5 of the step that was kept as the best, 0..1; None where nothing was validated."""
     lines = [line for line in read_metrics(run) if {"val_ciou", "val_auc"} <= line.keys()]
-    scores = [(line["val_ciou"] + 1e-3 * line["val_auc"], line["val_ciou"]) for line in lines]
+    scores = [(line["val_auc"] + 1e-3 * line["val_ciou"], line["val_ciou"]) for line in lines]
     return max(scores)[1] if scores else None
 
 

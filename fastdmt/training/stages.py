@@ -130,8 +130,8 @@ class Warmup(Stage):
                 p.observer.picture(f"maps of student {name}", step, warmup_picture(p.validator.whole, batch, k))
             score = scores[f"student {name}"]
             values |= {f"val_ciou_{name}": score["ciou"], f"val_auc_{name}": score["auc"]}
-            if score["selection"] > self.best[k]:
-                self.best[k] = score["selection"]
+            if score["by_ciou"] > self.best[k]:
+                self.best[k] = score["by_ciou"]
                 if p.world.first:
                     weights = p.validator.whole.students[k].state_dict()
                     write_weights(p.cfg.run / f"warmup-{name}.safetensors", weights)
@@ -195,8 +195,8 @@ class Unbiased(Stage):
         shown = self.batch is not None and self.batch.frames_weak.shape[1] == 3  # not features
         if p.world.first and shown:
             p.observer.picture("maps", step, training_picture(p.validator.whole, self.batch))
-        if scores["teachers"]["selection"] > self.best:
-            self.best = scores["teachers"]["selection"]
+        if scores["teachers"]["by_auc"] > self.best:
+            self.best = scores["teachers"]["by_auc"]
             if p.world.first:
                 write_weights(p.cfg.run / "best.safetensors", p.validator.whole.tensors())
         values = {"val_ciou": scores["teachers"]["ciou"], "val_auc": scores["teachers"]["auc"]}

@@ -47,7 +47,7 @@ class Outcome:
 
     run: Path
     step: int
-    best: float  #: what chose the best step: the teachers' validation CIoU@0.5, ties broken by a thousandth of AUC
+    best: float  #: what chose the best step: the teachers' validation AUC, ties broken by a thousandth of CIoU@0.5
     interrupted: bool  #: stopped by a signal and saved
     signal: int | None = None  #: which one
 
