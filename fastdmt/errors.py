@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from fastdmt_loaders.errors import InputError
+from fastdmt_loaders.errors import InputError, first_line
+
+__all__ = ["FastDMTError", "InputError", "first_line", "told_in"]
 
 
 class FastDMTError(InputError):

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors say of a full disk in place of an error number.
@@ -60,5 +60,4 @@ def cannot_write(path: Path | str, error: BaseException, advice: str) -> FastDMT
     """The one line for a file that could not be written, whoever noticed."""
     text = str(error).strip()
     full = getattr(error, "errno", None) in FULL or any(sign in text for sign in FULL_SIGNS)
-    reason = getattr(error, "strerror", None) or next(iter(text.splitlines()), type(error).__name__)
-    return FastDMTError(f"cannot write {path}: {'the disk is full' if full else reason}; {advice}")
+    return FastDMTError(f"cannot write {path}: {'the disk is full' if full else first_line(error)}; {advice}")

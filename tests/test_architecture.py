@@ -126,7 +126,7 @@ def test_the_page_names_the_folders_there_are():
 
 
 #: Modules whose meaning is tested where it is used: an entry point, and classes without a body.
-WITHOUT_OWN_TEST = {"fastdmt.__main__", "fastdmt.errors", "fastdmt_loaders.errors"}
+WITHOUT_OWN_TEST = {"fastdmt.__main__", "fastdmt.errors"}
 
 
 def test_a_modules_test_is_where_its_name_says():

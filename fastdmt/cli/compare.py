@@ -21,7 +21,7 @@ from fastdmt.config import PseudoLabelConfig, TrainConfig, require, to_dict
 from fastdmt.console import CONSOLE, say
 from fastdmt.data.run_data import open_files
 from fastdmt.drawing.curves import write_budgets
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.evaluation import differences
 from fastdmt.evaluation.evaluate import validate, view_of
 from fastdmt.files import write_text
@@ -181,7 +181,7 @@ def read_measured(path: Path) -> dict[str, Any]:
             return row
         reason = "a figure is none"
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
+        reason = f"{type(error).__name__}: {first_line(error)}"
     raise FastDMTError(f"{path} is damaged ({reason}); remove it, and the run is measured again")
 
 

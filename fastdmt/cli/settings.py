@@ -22,7 +22,7 @@ import tyro
 from fastdmt.cli import arguments
 from fastdmt.cli.helping import fields
 from fastdmt.config import TrainConfig, require, to_dict
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.files import write_text
 from fastdmt.presets import preset
 
@@ -97,7 +97,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise FastDMTError(f"{path}: no file of settings that can be read ({error})") from None
+        raise FastDMTError(f"{path}: no file of settings that can be read ({first_line(error)})") from None
     try:
         if path.suffix in (".yaml", ".yml"):
             content = _yaml().safe_load(text)

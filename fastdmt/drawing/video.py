@@ -11,10 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt_loaders import DataError
 from fastdmt_loaders.dataset.stored import local
-from fastdmt_loaders.decode.limits import reason
 from fastdmt_loaders.decode.media import film_of, open_media, pictures_of, zero_of
 
 # Encoder -> container suffix, sound codecs that stay as they are (those that players expect there), encoder for others.
@@ -203,6 +202,6 @@ def _open(path: str | Path):
         with open_media(path) as container:
             yield container
     except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise FastDMTError(f"{path}: cannot be read as a video ({reason(error)}); replace or convert it") from None
+        raise FastDMTError(f"{path}: cannot be read as a video ({first_line(error)}); replace or convert it") from None
     except DataError as error:
         raise FastDMTError(str(error)) from None

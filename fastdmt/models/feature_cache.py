@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastdmt.console import bar
 from fastdmt.data.run_data import Data
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.models.localizer import Localizer
 from fastdmt_loaders import AVDataset, Batch, EvalBatch, Plan, View, augment
 from fastdmt_loaders.batch import RawBatch
@@ -70,7 +70,7 @@ class Features:
             if any(array.shape[:2] != (crops, len(self.table)) for array in self.arrays.values()):
                 raise ValueError("of another size")
         except Exception as error:  # of a damaged header anything
-            raise FastDMTError(f"{self.folder} holds no whole features ({error}); remove it") from None
+            raise FastDMTError(f"{self.folder} holds no whole features ({first_line(error)}); remove it") from None
 
     @classmethod
     def of_run(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.files import cannot_write
 from fastdmt.models.pair import Model
 from fastdmt.models.probability import probability_map
@@ -97,9 +97,8 @@ def write_graph(model: Model, folder: Path, form: str, source: str = "teachers")
         except OSError as error:
             raise cannot_write(path, error, "give another place or make room") from None
         except Exception as error:  # torch's exporters raise anything
-            reason = str(error).strip().splitlines()[0][:200]
             raise FastDMTError(
-                f"this localizer does not become a graph of {form} ({reason}); try another --format"
+                f"this localizer does not become a graph of {form} ({first_line(error)}); try another --format"
             ) from None
     return path
 

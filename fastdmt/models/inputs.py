@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt_loaders.decode import pictures as decode
 from fastdmt_loaders.decode.limits import check_rate
 from fastdmt_loaders.decode.sound import fit_waveform, read_sound
@@ -77,7 +77,7 @@ def _array(given: Any, what: str) -> np.ndarray:
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise FastDMTError(f"{what} must be an array of numbers ({error})") from None
+        raise FastDMTError(f"{what} must be an array of numbers ({first_line(error)})") from None
     if array.dtype.kind not in "fiu":
         raise FastDMTError(f"{what} must be an array of numbers; this one is {type(given).__name__} of {array.dtype}")
     return array

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.models.contrastive import first_own_column, gather_rows, two_way_cross_entropy
 from fastdmt.models.encoders import build_audio, build_visual
 from fastdmt.names import LOCALIZERS
@@ -193,7 +193,9 @@ def localizer_class(name: str) -> type[Localizer]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise FastDMTError(f"localizer '{name}' cannot be imported ({error}); check the path and the name") from error
+        raise FastDMTError(
+            f"localizer '{name}' cannot be imported ({first_line(error)}); check the path and the name"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Localizer)):
         raise FastDMTError(f"localizer '{name}' is not a subclass of fastdmt.models.localizer.Localizer")
     return found

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastdmt.config import TrainConfig, require
 from fastdmt.distributed.processes import device_named
 from fastdmt.distributed.sharding import assign
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.files import write_text
 from fastdmt.models.inputs import Frame, Sound, as_frame, as_sound
 from fastdmt.models.localizer import Localizer, build_localizer
@@ -274,7 +274,7 @@ def origins_of(run: Path) -> list[str]:
             return lines
         reason = "it is no list of lines"
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
     raise FastDMTError(
         f"{path} cannot be read ({reason}); restore it, or remove it: it only says what encoders began with"
     )

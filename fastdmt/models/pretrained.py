@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.models.encoders import name_of
 from fastdmt.models.npy import read_pickled_array
 from fastdmt.runs.weights import file_digest, looks_like, read_weights, require_finite
@@ -193,10 +193,11 @@ def _read_soundnet(path: Path) -> dict[str, Tensor]:
             content = read_pickled_array(file)
         except pickle.UnpicklingError as error:
             raise FastDMTError(
-                f"{path} holds code ({error}), not arrays only, and was refused without running it; get the original"
+                f"{path} holds code ({first_line(error)}), not arrays only, and was refused without running it; "
+                "get the original"
             ) from error
         except Exception as error:  # a broken pickle raises anything
-            raise FastDMTError(f"{path} is not a whole sound8.npy ({error}); download it again") from error
+            raise FastDMTError(f"{path} is not a whole sound8.npy ({first_line(error)}); download it again") from error
     tensors = {}
     try:
         for layer, arrays in content.items():
@@ -208,7 +209,7 @@ def _read_soundnet(path: Path) -> dict[str, Tensor]:
                 tensors[SOUNDNET[key].format(number)] = torch.from_numpy(array.copy())
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FastDMTError(
-            f"{path} is not SoundNet's layout of layers and arrays ({error}); give sound8.npy"
+            f"{path} is not SoundNet's layout of layers and arrays ({first_line(error)}); give sound8.npy"
         ) from error
     return tensors
 
@@ -228,7 +229,7 @@ def _published(encoder: str, name: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
         except (URLError, OSError, RuntimeError) as error:
             raise FastDMTError(
-                f"weights '{name}' of {encoder} are not in {folder} and {url} cannot be fetched ({error}); "
+                f"weights '{name}' of {encoder} are not in {folder} and {url} cannot be fetched ({first_line(error)}); "
                 "download it elsewhere and give the file"
             ) from error
     if not file_digest(path).startswith(digits):

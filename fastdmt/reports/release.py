@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from fastdmt.config import DataConfig, ModelConfig, TrainConfig, require, to_dict
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.evaluation.result import RULES
 from fastdmt.files import write_text
 from fastdmt.models.foreign import import_checkpoint
@@ -199,7 +199,7 @@ def _figures(path: Path) -> dict:
             return held
         reason = "it is no evaluation"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
+        reason = f"{type(error).__name__}: {first_line(error)}"
     raise FastDMTError(f"{path} cannot be read ({reason}); a card quotes it: evaluate again")
 
 

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from fastdmt.drawing import draw
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.reports.play import LARGEST, MADE_SOUNDS, Clip, Table
 from fastdmt.reports.predict import LEVEL
 from fastdmt_loaders import DataError
@@ -60,8 +60,7 @@ class Server(ThreadingHTTPServer):
             super().__init__((HOST, port), Handler)
         except (OSError, OverflowError) as error:
             self.folder.cleanup()
-            reason = getattr(error, "strerror", None) or error
-            raise FastDMTError(f"cannot listen on port {port}: {reason}; give another --port") from None
+            raise FastDMTError(f"cannot listen on port {port}: {first_line(error)}; give another --port") from None
         self.table = Table(model, Path(self.folder.name), examples, largest)
         pseudo = model.cfg.pseudo
         config = {

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from fastdmt.distributed.processes import World
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.files import cannot_write, sync, write_text
 from fastdmt.runs import weights
 from fastdmt.runs.index import Reader, read_index
@@ -201,7 +201,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises anything
-        raise FastDMTError(f"{folder / 'state.pt'} cannot be read ({_reason(error)}); restore it from a copy") from None
+        raise FastDMTError(
+            f"{folder / 'state.pt'} cannot be read ({first_line(_cause(error))}); restore it from a copy"
+        ) from None
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -230,8 +232,8 @@ def load_into(folder: Path, tensors: dict[str, Tensor], world: World | None = No
         dcp.load(tensors, storage_reader=Reader(folder), process_group=group, no_dist=group is None)
     except (Exception, CheckpointException) as error:
         raise FastDMTError(
-            f"{folder} is damaged or holds another model ({_reason(error)}); use the run's own config.json, or remove "
-            f"{folder} and an older checkpoint is taken"
+            f"{folder} is damaged or holds another model ({first_line(_cause(error))}); use the run's own "
+            f"config.json, or remove {folder} and an older checkpoint is taken"
         ) from None
     local = {name: getattr(t, "to_local", lambda t=t: t)() for name, t in tensors.items()}
     weights.require_finite({name: t for name, t in local.items() if not name.startswith("queue.")}, folder)
@@ -298,11 +300,6 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, CheckpointException):
         return next((failure for failure, _ in error.failures.values()), error)
     return error
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(_cause(error)).strip().splitlines()
-    return lines[0][:300] if lines else type(_cause(error)).__name__
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:

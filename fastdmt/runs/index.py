@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 
 NAME = ".metadata"
 LARGEST = 1 << 26  # bytes of an index; a hundred thousand tensors take a third
@@ -66,8 +66,7 @@ def read_index(folder: Path) -> metadata.Metadata:
             index = _IndexOnly(file).load()
         _check(index, folder)
     except Exception as error:  # a broken pickle raises anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise FastDMTError(f"{path} is no index of a checkpoint and was refused ({reason[:200]})") from None
+        raise FastDMTError(f"{path} is no index of a checkpoint and was refused ({first_line(error)})") from None
     return index
 
 

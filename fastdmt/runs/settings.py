@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdmt.config import TrainConfig, require
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 
 LARGEST = 1 << 20  # bytes of a config.json; ours has five thousand
 
@@ -35,8 +35,7 @@ def load_config(run: Path, trust_localizer: str | None = None) -> TrainConfig:
         require(path.stat().st_size <= LARGEST, f"more than {LARGEST >> 20} MiB")
         cfg = from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, FastDMTError) as error:
-        reason = str(error).splitlines()[0][:300]
-        raise FastDMTError(f"{path} cannot be read ({reason}); restore it or train again") from None
+        raise FastDMTError(f"{path} cannot be read ({first_line(error)}); restore it or train again") from None
     name = cfg.model.localizer
     require(
         ":" not in name or name == trust_localizer,

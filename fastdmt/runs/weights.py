@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt.files import cannot_write, sync
 
 DIGEST = "sha256"  # key of the metadata
@@ -56,7 +56,7 @@ def read_weights(path: Path, advice: str) -> dict[str, Tensor]:
             said = (file.metadata() or {}).get(DIGEST)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # of a hostile header anything
-        reason = looks_like(path) or str(error).splitlines()[0][:200]
+        reason = looks_like(path) or first_line(error)
         raise FastDMTError(f"{path} is not a whole safetensors file ({reason}); {advice}") from None
     if said is not None and said != digest(tensors):
         raise FastDMTError(f"{path} is damaged: its tensors do not have the SHA-256 they were written with; {advice}")

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from fastdmt.config import OptimConfig, require
 from fastdmt.distributed.processes import World
 from fastdmt.distributed.sharding import local
+from fastdmt.errors import first_line
 from fastdmt.models.localizer import Localizer
 
 SCALE_START, SCALE_GROWTH, SCALE_BACKOFF, SCALE_EVERY = 2.0**16, 2.0, 0.5, 2000  # of fp16, as torch's GradScaler
@@ -314,7 +315,9 @@ def _apex(groups: Sequence[dict]) -> torch.optim.Optimizer:
     try:
         fused = importlib.import_module("apex.optimizers").FusedAdam
     except Exception as error:  # whatever an unfitting build raises
-        require(False, f"--optimizer apex: apex is there and does not import ({error}); use --optimizer adamw")
+        require(
+            False, f"--optimizer apex: apex is there and does not import ({first_line(error)}); use --optimizer adamw"
+        )
     optimizer = fused(groups, capturable=True, adam_w_mode=True)
     for p in (p for group in groups for p in group["params"]):
         optimizer.state[p] = {"exp_avg": torch.zeros_like(p).float(), "exp_avg_sq": torch.zeros_like(p).float()}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastdmt.errors import FastDMTError
+from fastdmt.errors import FastDMTError, first_line
 from fastdmt_loaders import Batch
 
 Body = Callable[[Iterator[Batch]], tuple[dict[str, Tensor], Tensor]]  # batches -> what a log shows, and the bad flag
@@ -62,7 +62,7 @@ class CudaRecorder:
                 found = function()
         except RuntimeError as error:
             raise FastDMTError(
-                f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); nothing of it was done; "
+                f"this step cannot be recorded as a CUDA graph ({first_line(error)}); nothing of it was done; "
                 "go on from the last checkpoint with --resume --compile inductor"
             ) from error
         return found, graph.replay

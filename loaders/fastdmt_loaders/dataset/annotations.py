@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, first_line
 from fastdmt_loaders.files import read_file, read_json
 
 FLICKR_SIDE = 256  # Flickr-SoundNet's boxes are integers in a 256 x 256 frame
@@ -120,7 +120,9 @@ def read_flickr_xml(path: str | Path) -> Annotation:
             raise ValueError("no bbox element")
         return _clean(boxes, "flickr")
     except (ElementTree.ParseError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read as Flickr-SoundNet boxes ({error}); mend or remove it") from error
+        raise DataError(
+            f"{path}: cannot be read as Flickr-SoundNet boxes ({first_line(error)}); mend or remove it"
+        ) from error
 
 
 def packed_annotation(boxes: list, rule: str) -> Annotation:

@@ -27,7 +27,7 @@ from fastdmt_loaders.dataset.lists import read_whole
 from fastdmt_loaders.dataset.sampler import philox
 from fastdmt_loaders.dataset.stored import member
 from fastdmt_loaders.decode.clips import VIDEO_SUFFIXES
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, first_line
 from fastdmt_loaders.files import read_json
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -124,7 +124,9 @@ class AVDataset:
                 if rule in MIN_AGREE
             }
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, DataError) as error:
-            raise DataError(f"{self.root}: incomplete shards ({error}); run `fastdmt data pack` again") from error
+            raise DataError(
+                f"{self.root}: incomplete shards ({first_line(error)}); run `fastdmt data pack` again"
+            ) from error
         if annotations not in ("auto", None, *found):
             held = " and ".join(found) or "no"
             raise DataError(

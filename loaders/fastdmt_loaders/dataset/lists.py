@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, first_line
 from fastdmt_loaders.files import read_file
 
 BLANKS = " \t\r"  # around a cell; other blanks belong to the id
@@ -121,7 +121,7 @@ def cells_of(path: str | Path, text: str) -> tuple[list[list[str]], list[str]]:
             elif any(cells):
                 rows.append(cells)
     except csv.Error as error:
-        raise DataError(f"{path}: its quotes do not fit ({error}); mend it") from error
+        raise DataError(f"{path}: its quotes do not fit ({first_line(error)}); mend it") from error
     if comments:
         notes.append(f"{comments:,} lines that start with # are skipped")
     return rows, notes

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, first_line
 from fastdmt_loaders.files import read_file, refuse_machine
 
 MAX_MEDIA = 1 << 29  # bytes of what is read into memory as a whole, a picture or a member of a tar: 512 MiB
@@ -53,8 +53,7 @@ def stored(path: str | Path) -> str | io.BytesIO:
             data = file.read(int(size))
     except (OSError, OverflowError) as error:
         refuse_machine(path, error)
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); run `fastdmt data pack` again") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)}); run `fastdmt data pack` again") from error
     if not data or len(data) < int(size):
         raise DataError(f"{path}: the tar ends before it; run `fastdmt data pack` again")
     return io.BytesIO(data)

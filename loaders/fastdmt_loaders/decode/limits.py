@@ -5,13 +5,12 @@ A limit is no judgement of taste: without it one header of a few bytes takes gig
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastdmt_loaders.errors import DataError
+from fastdmt_loaders.errors import DataError, first_line
 from fastdmt_loaders.files import refuse_machine
 
 MAX_PIXELS = 1 << 27  # of a picture: 0.4 GiB as RGB
@@ -23,12 +22,6 @@ MAX_VALUES = 1 << 26  # sound samples of all channels held at a time: 0.25 GiB
 DECODE_SECONDS = 60.0  # of this thread's own time, for one picture or one sound
 WAIT_SECONDS = 60.0  # for a disk or network that does not answer
 MEND = "replace the file or take its id out of the list"
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return re.sub(r" <\S+ object at 0x\w+>", "", lines[0]) if lines else type(error).__name__
 
 
 @contextmanager
@@ -45,7 +38,7 @@ def decoding(path: str | Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         refuse_machine(path, error)
-        raise DataError(f"{path}: cannot be decoded as {what} ({reason(error)}); {MEND}") from error
+        raise DataError(f"{path}: cannot be decoded as {what} ({first_line(error)}); {MEND}") from error
 
 
 def check_pixels(path: str | Path, width: int, height: int, most: int = MAX_PIXELS) -> None:

@@ -38,11 +38,6 @@ def test_whatever_a_library_raises_names_the_file_in_one_line(error):
     assert not isinstance(caught.value, MachineError)
 
 
-def test_no_address_in_memory_is_told():
-    error = ValueError("cannot identify image file <_io.BytesIO object at 0x7f1e4ff0db20>")
-    assert limits.reason(error) == "cannot identify image file"
-
-
 def test_too_many_open_files_are_no_files_fault():
     with pytest.raises(MachineError, match="ulimit -n"), limits.decoding("a.mp4", "video"):
         raise OSError(errno.EMFILE, "Too many open files")
