@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fastdmt.errors import FastDMTError, first_line
+from fastdmt.errors import FastDMTError
 
 NAME = re.compile(
     r"(?P<org>[A-Za-z0-9][\w.-]{0,95})/(?P<name>[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,100}))?"
@@ -38,7 +38,7 @@ def run_folder(run: str | Path) -> Path:
         name = f"{found['org']}/{found['name']}"
         return Path(snapshot_download(name, revision=found["revision"], allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:  # what it raises for absent models, absent networks, and refused names
-        reason = first_line(error)
+        reason = " ".join(str(error).split())[:200]  # its first line names no cause
         raise FastDMTError(
             f"{run}: no such folder, and the hub gives no such model ({reason}); check the name"
         ) from None

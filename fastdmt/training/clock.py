@@ -20,7 +20,7 @@ class Clock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.device, self.cuda = device, device.type == "cuda"
         self.laps: list[tuple[str, Any, Any]] = []
         self.steps = 0
         self.running = True
@@ -74,7 +74,7 @@ class Clock:
         laps, wall = self.read()
         found = {"pairs_per_s": rows / wall, "step_ms": 1e3 * wall, **{f"{name}_ms": ms for name, ms in laps.items()}}
         if self.cuda:
-            found["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+            found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return found
 
     def _now(self) -> object:

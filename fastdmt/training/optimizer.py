@@ -80,7 +80,7 @@ class Update:
         averages: bool = False,
     ) -> None:
         self.students, self.clip, self.world, self.sharded = students, optim.clip, world, sharded
-        self.averages = averages and world.size > 1
+        self.averages = averages
         self.optimizer = build_optimizer(students, optim, kind)
         trained = {p for group in self.optimizer.param_groups for p in group["params"]}
         by_student = [[p for p in student.parameters() if p in trained] for student in students]

@@ -86,7 +86,8 @@ class StepGraph:
         """What was recorded is not valid any more: another stage, another optimizer, other tensors."""
         self.ahead = WARM_UP
         self._inputs: list[Batch] = []
-        self._shapes: list[list[tuple]] = []
+        self._places: list[Tensor] = []  # tensors of the inputs
+        self._shapes: list[Any] = []
         self._replay: Callable[[], None] | None = None
         self._names: list[str] = []
         self._found = torch.empty(0)
@@ -108,15 +109,18 @@ class StepGraph:
             self.ahead -= 1
             with self.recorder.ahead():
                 return body(iter(batches))
+        given = [t for batch in batches for t in tensors(batch)]
+        shapes = [*(batch.labelled for batch in batches), *((*t.shape, t.dtype) for t in given)]
         if self._replay is None:
-            self._inputs, self._shapes = [copied(b) for b in batches], [shape(b) for b in batches]
+            self._inputs, self._shapes = [copied(b) for b in batches], shapes
+            self._places = [t for batch in self._inputs for t in tensors(batch)]
             (self._names, self._found), self._replay = self.recorder.record(lambda: self._stacked(body))
-        elif self._shapes != [shape(b) for b in batches]:
-            raise RuntimeError(f"a step was recorded on batches {self._shapes}, not on {[shape(b) for b in batches]}")
+        elif shapes != self._shapes:
+            raise RuntimeError(f"a step was recorded on batches {self._shapes}, not on {shapes}")
         else:
+            torch._foreach_copy_(self._places, given)
             for mine, batch in zip(self._inputs, batches, strict=True):
                 mine.ids = batch.ids  # of the pictures
-                torch._foreach_copy_(tensors(mine), tensors(batch))
         self._replay()
         found = self._found.clone()  # the next replay writes over it
         return dict(zip(self._names, found.unbind())), found[-1]
@@ -131,11 +135,6 @@ def tensors(batch: Batch) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     batch.map(lambda t: found.setdefault(id(t), t))
     return list(found.values())
-
-
-def shape(batch: Batch) -> list[tuple]:
-    """What a recording relies on."""
-    return [(batch.labelled,), *((*t.shape, t.dtype) for t in tensors(batch))]
 
 
 def copied(batch: Batch) -> Batch:

@@ -25,6 +25,19 @@ def test_laps_are_means_of_a_step_and_reading_starts_anew():
     assert clock.read()[0] == {}
 
 
+def test_a_pause_counts_to_the_lap_that_follows():
+    clock = Clock(torch.device("cpu"))
+    clock.start()
+    with pytest.raises(ZeroDivisionError), clock.paused():
+        time.sleep(0.02)
+        clock.lap("students")
+        raise ZeroDivisionError
+    clock.lap("graph")
+    found = clock.speed(rows=8)
+    assert found.keys() == {"pairs_per_s", "step_ms", "graph_ms"} and 20 <= found["graph_ms"] <= found["step_ms"]
+    assert found["pairs_per_s"] == pytest.approx(8e3 / found["step_ms"])
+
+
 def test_the_collector_is_held_and_comes_back():
     was = gc.isenabled()
     gc.enable()

@@ -10,6 +10,7 @@ from tiny_runs import QUIET, scaled, tiny
 
 from fastdmt.errors import FastDMTError
 from fastdmt.names import ALGORITHMS, LOCALIZERS
+from fastdmt.runs import checkpoint
 from fastdmt.training import step_graph
 from fastdmt.training.schedule import UNBIASED, WARMUP
 from fastdmt.training.step_graph import WARM_UP, CudaRecorder
@@ -147,6 +148,8 @@ def test_a_recorded_run_is_the_run(files, tmp_path, monkeypatch):
     assert trainer.global_step == 12
     assert [[tape.plays for tape in recorder.tapes] for recorder in recorders] == [[3, 3], [3]]
     assert len(seen["recorded"]) == 8 and seen["recorded"] == seen["as it is"]
+    last = [checkpoint.load_tensors(checkpoint.newest(tmp_path / name)[0], ("",)) for name in ("as it is", "recorded")]
+    assert last[0].keys() == last[1].keys() and all(torch.equal(t, last[1][key]) for key, t in last[0].items())
 
 
 def test_batches_of_another_shape_are_refused(files, tmp_path):
